@@ -1,0 +1,1 @@
+"""The modules of the paper with plain constructors. Needs torch only."""

@@ -1,0 +1,63 @@
+"""The structures that predictions, targets and loss weights travel in, and the shape letters.
+
+Shape letters, the same in every docstring of the package:
+
+========  ==========================================================================
+B         images in the batch
+H, W      height and width of the (padded) input, in pixels
+h, w      height and width of the per-pixel embeddings, a quarter of H and W
+L         transformer decoder layers with a prediction (1 without deep supervision)
+Q         queries
+K         classes; index K of a class axis is "no object"
+N         segments (targets) of one image
+M         matched (query, target) pairs, of all layers and images
+C         width of the transformer
+D         width of the mask embedding (``MASK_DIM``)
+P         points or pixels after flattening
+========  ==========================================================================
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class MaskPrediction(NamedTuple):
+    """Class and mask predictions of all decoder layers; the last layer is the answer.
+
+    Mask logits are the product of the two embeddings (paper, section 3.3). They are not stored:
+    whoever needs some takes the product for just those queries.
+    """
+
+    class_logits: Tensor
+    """[L, B, Q, K+1]; before the softmax."""
+    mask_embed: Tensor
+    """[L, B, Q, D]"""
+    pixel_embed: Tensor
+    """[B, D, h, w]; shared by all layers."""
+
+    def last(self) -> "MaskPrediction":
+        """The prediction of the last layer alone, with L = 1."""
+        return MaskPrediction(self.class_logits[-1:], self.mask_embed[-1:], self.pixel_embed)
+
+    def mask_logits(self, layer: int = -1) -> Tensor:
+        """Mask logits [B, Q, h, w] of all queries of one layer; before the sigmoid."""
+        return torch.einsum("bqd,bdhw->bqhw", self.mask_embed[layer], self.pixel_embed)
+
+
+class MaskTarget(NamedTuple):
+    """The segments of one image."""
+
+    labels: Tensor
+    """[N]; int64, 0..K-1."""
+    masks: Tensor
+    """[N, H, W]; bool."""
+
+
+class LossWeights(NamedTuple):
+    """Weights of the three terms, of the matching cost and of the loss alike (paper, eq. 2)."""
+
+    classification: float = 1.0
+    mask: float = 20.0
+    dice: float = 1.0
