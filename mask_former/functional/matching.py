@@ -1,0 +1,136 @@
+"""Which query answers for which segment: matching cost and bipartite assignment.
+
+Paper, section 3.2: the assignment of minimal cost between the N segments of an image and the
+queries, found for every decoder layer on its own.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from mask_former.functional.mask_losses import pairwise_dice_cost, pairwise_focal_cost
+from mask_former.functional.targets import resize_masks
+from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
+
+
+class Matches(NamedTuple):
+    """The matched pairs of all layers and images, as four index vectors [M] (int64).
+
+    They are ordered by image, then by layer, then by query.
+    """
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+    """Index among the segments of its image."""
+    per_image: list[int]
+    """Number of pairs of each image; plain numbers, so that no one has to ask the device."""
+
+
+class CostTerms(NamedTuple):
+    """The unweighted terms of the matching cost of one image, each [L, Q, N]."""
+
+    classification: Tensor
+    mask: Tensor
+    dice: Tensor
+
+    def weighted_sum(self, weights: LossWeights) -> Tensor:
+        """The matching cost [L, Q, N]."""
+        return (
+            weights.mask * self.mask
+            + weights.classification * self.classification
+            + weights.dice * self.dice
+        )
+
+
+def matching_cost(
+    class_logits: Tensor, mask_embed: Tensor, pixel_embed: Tensor, target: MaskTarget
+) -> CostTerms:
+    """The terms of the matching cost of one image, for all its layers (paper, section 3.2).
+
+    The segments are compared at the resolution of the embeddings.
+
+    Args:
+        class_logits: [L, Q, K+1]; before the softmax.
+        mask_embed: [L, Q, D]
+        pixel_embed: [D, h, w]
+        target: the N segments of the image.
+    """
+    layers, queries = class_logits.shape[:2]
+    class_cost = -class_logits.softmax(dim=-1)[:, :, target.labels]  # [L, Q, N]
+    mask_logits = mask_embed.flatten(0, 1) @ pixel_embed.flatten(1)  # [L*Q, P]
+    masks = resize_masks(target.masks, pixel_embed.shape[-2:]).flatten(1).to(mask_logits)
+    shape = (layers, queries, len(masks))
+    return CostTerms(
+        class_cost,
+        pairwise_focal_cost(mask_logits, masks).view(shape),
+        pairwise_dice_cost(mask_logits, masks).view(shape),
+    )
+
+
+@torch.no_grad()
+def bipartite_matching(
+    prediction: MaskPrediction, targets: Sequence[MaskTarget], weights: LossWeights
+) -> Matches:
+    """For every layer and image the assignment of minimal cost.
+
+    ``min(Q, N)`` pairs an image: with more segments than queries the surplus stays unmatched.
+    All costs reach the CPU in one transfer.
+
+    Args:
+        prediction: of B images.
+        targets: B of them, on the device of the prediction.
+        weights: of the cost terms.
+
+    Raises:
+        ValueError: a cost is not finite; names the term, the image and the layer.
+    """
+
+    def terms(image: int) -> CostTerms:
+        return matching_cost(
+            prediction.class_logits[:, image],
+            prediction.mask_embed[:, image],
+            prediction.pixel_embed[image],
+            targets[image],
+        )
+
+    costs = [terms(image).weighted_sum(weights) for image in range(len(targets))]
+    shapes = [cost.shape for cost in costs]
+    flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
+    if not np.isfinite(flat).all():
+        raise ValueError(_describe_non_finite([terms(image) for image in range(len(targets))]))
+    ends = np.cumsum([shape.numel() for shape in shapes])[:-1]
+    matrices = [part.reshape(shape) for part, shape in zip(np.split(flat, ends), shapes, strict=True)]
+    return _assign(matrices, prediction.class_logits.device)
+
+
+def _assign(costs: Sequence[np.ndarray], device: torch.device) -> Matches:
+    """Solves every layer of every image; costs: B arrays [L, Q, N]."""
+    rows, per_image = [], []
+    for image, image_cost in enumerate(costs):
+        for layer, cost in enumerate(image_cost):
+            query, target = linear_sum_assignment(cost)
+            index = np.broadcast_to([[layer], [image]], (2, len(query)))
+            rows.append(np.concatenate([index, [query, target]]))
+        per_image.append(len(image_cost) * min(image_cost.shape[1:]))
+    pairs = torch.from_numpy(np.concatenate(rows, axis=1)).to(device)  # [4, M]
+    return Matches(*pairs, per_image=per_image)
+
+
+def _describe_non_finite(terms: Sequence[CostTerms]) -> str:
+    for image, image_terms in enumerate(terms):
+        for name, term in zip(CostTerms._fields, image_terms, strict=True):
+            finite = term.isfinite().flatten(1).all(dim=1)
+            if not finite.all():
+                layer = int((~finite).nonzero()[0])
+                return (
+                    f"the {name} term of the matching cost is not finite (NaN or infinite) for "
+                    f"image {image} of the batch, decoder layer {layer}; the model has diverged: "
+                    "lower the learning rate, or train without mixed precision"
+                )
+    return "the weighted matching cost overflows float32; check the loss weights"

@@ -1,0 +1,70 @@
+"""Label maps to the segments that MaskFormer learns: a class and a binary mask each.
+
+Mask classification trains on a set of (class, mask) pairs (paper, section 3.2). A semantic label
+map gives one mask for each class that is present, a panoptic id map one for each listed segment.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mask_former.structures import MaskTarget
+
+
+def semantic_target(sem_seg: Tensor, ignore_label: int) -> MaskTarget:
+    """One segment for each class of a semantic label map.
+
+    Args:
+        sem_seg: [H, W]; integer class ids.
+        ignore_label: the id of pixels that belong to no class.
+
+    Returns:
+        Classes in ascending order, and their masks; N = 0 if every pixel is ignored.
+    """
+    present = torch.unique(sem_seg)
+    labels = present[present != ignore_label]
+    return MaskTarget(labels.long(), labels[:, None, None] == sem_seg)
+
+
+def panoptic_target(ids: Tensor, segment_ids: Tensor, labels: Tensor) -> MaskTarget:
+    """One segment for each listed id of a panoptic id map, in the order of the list.
+
+    Args:
+        ids: [H, W]; the segment id of every pixel.
+        segment_ids: [N]; the segments to learn. One that a crop removed keeps its place, with an
+            empty mask.
+        labels: [N]; the classes of the segments, 0..K-1.
+    """
+    return MaskTarget(labels.long(), segment_ids[:, None, None] == ids)
+
+
+def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks at another resolution, by PyTorch's nearest neighbour: pixel ``floor(i * scale)``.
+
+    Args:
+        masks: [N, H, W]; bool or floating point.
+        size: (h, w).
+
+    Returns:
+        [N, h, w]; the dtype of ``masks``.
+    """
+    # Masks go along the batch axis, the only one that interpolate allows to be empty, and as bytes
+    # because it knows no bool.
+    values = masks.byte() if masks.dtype == torch.bool else masks
+    return F.interpolate(values[:, None], size, mode="nearest")[:, 0].to(masks.dtype)
+
+
+def pad_target(target: MaskTarget, size: tuple[int, int]) -> MaskTarget:
+    """A target at the padded size of its batch; the padding, bottom and right, is in no mask.
+
+    Args:
+        target: masks [N, h, w].
+        size: (H, W), at least (h, w).
+
+    Raises:
+        ValueError: if the masks are larger than ``size``.
+    """
+    (height, width), (h, w) = size, target.masks.shape[-2:]
+    if h > height or w > width:
+        raise ValueError(f"cannot pad masks of {h}x{w} pixels to {height}x{width}: they are larger")
+    return target._replace(masks=F.pad(target.masks, (0, width - w, 0, height - h)))

@@ -1,0 +1,73 @@
+"""MaskFormer head: pixel decoder, then mask decoder (paper, figure 2)."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mask_former.structures import MaskPrediction
+
+_logger = logging.getLogger(__name__)
+
+
+class PixelDecoderCheckpoint(nn.Module):
+    """A head with a ``pixel_decoder``, which reads checkpoints of both layouts.
+
+    In version 1 (the published model zoo) the keys of the pixel decoder stood directly below the
+    head. Keys tell the layout, not the recorded version: converters lose the version.
+    """
+
+    _version = 2
+    pixel_decoder: nn.Module
+    predictor: nn.Module
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        new = (f"{prefix}pixel_decoder.", f"{prefix}predictor.")
+        old = [key for key in state_dict if key.startswith(prefix) and not key.startswith(new)]
+        for key in old:
+            state_dict[f"{prefix}pixel_decoder.{key[len(prefix) :]}"] = state_dict.pop(key)
+        if old:
+            _logger.info(
+                "The checkpoint has the layout of version 1: %d keys of the pixel decoder renamed.",
+                len(old),
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class MaskFormerHead(PixelDecoderCheckpoint):
+    """Backbone features to the (class, mask embedding) pairs of all queries."""
+
+    def __init__(
+        self, *, pixel_decoder: nn.Module, mask_decoder: nn.Module, transformer_in_feature: str
+    ) -> None:
+        """
+        Args:
+            pixel_decoder: its ``forward_features`` takes features by name and gives a pair as
+                ``PixelDecoderOutput``.
+            mask_decoder: (feature, pixel embeddings) to a ``MaskPrediction``.
+            transformer_in_feature: name of the feature that the queries look at, or
+                "transformer_encoder" for the encoded feature of the pixel decoder.
+        """
+        super().__init__()
+        self.pixel_decoder = pixel_decoder
+        self.predictor = mask_decoder
+        self.transformer_in_feature = transformer_in_feature
+
+    def forward(self, features: Mapping[str, Tensor]) -> MaskPrediction:
+        """Predictions of all layers.
+
+        Args:
+            features: [B, channels, height, width] by name.
+        """
+        pixel_embed, encoded = self.pixel_decoder.forward_features(features)
+        if self.transformer_in_feature != "transformer_encoder":
+            return self.predictor(features[self.transformer_in_feature], pixel_embed)
+        if encoded is None:
+            raise ValueError(
+                'transformer_in_feature is "transformer_encoder", but '
+                f"{type(self.pixel_decoder).__name__} has no transformer encoder"
+            )
+        return self.predictor(encoded, pixel_embed)

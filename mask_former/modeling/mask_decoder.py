@@ -1,0 +1,94 @@
+"""Transformer decoder: queries to class logits and mask embeddings (paper, section 3.3)."""
+
+import torch
+from torch import Tensor, nn
+
+from mask_former.modeling.layers import MLP, init_conv
+from mask_former.modeling.position_encoding import sine_position_encoding
+from mask_former.modeling.transformer import Transformer, TransformerDecoder, TransformerEncoder
+from mask_former.structures import MaskPrediction
+
+
+class TransformerMaskDecoder(nn.Module):
+    """Learned queries look at an image feature; each gives a class and a mask embedding.
+
+    Attribute names give the state-dict keys of the published checkpoints.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        num_queries: int,
+        hidden_dim: int = 256,
+        mask_dim: int = 256,
+        num_heads: int = 8,
+        feedforward: int = 2048,
+        dropout: float = 0.1,
+        encoder_layers: int = 0,
+        decoder_layers: int = 6,
+        pre_norm: bool = False,
+        deep_supervision: bool = True,
+        enforce_input_projection: bool = False,
+    ) -> None:
+        """
+        Args:
+            in_channels: of the image feature.
+            num_classes: K.
+            num_queries: Q.
+            hidden_dim: C; even, and divisible by ``num_heads``.
+            mask_dim: D, the channels of the per-pixel embedding.
+            num_heads: attention heads.
+            feedforward: width of the FFNs.
+            dropout: in [0, 1).
+            encoder_layers: transformer encoder layers ahead of the decoder.
+            decoder_layers: transformer decoder layers; at least 1.
+            pre_norm: norm before each step instead of after it.
+            deep_supervision: predict from every decoder layer instead of the last alone.
+            enforce_input_projection: project the feature even if its channels are C already.
+        """
+        super().__init__()
+        common = {
+            "channels": hidden_dim,
+            "num_heads": num_heads,
+            "feedforward": feedforward,
+            "dropout": dropout,
+            "pre_norm": pre_norm,
+        }
+        self.deep_supervision = deep_supervision
+        self.transformer = Transformer(
+            TransformerEncoder(num_layers=encoder_layers, **common),
+            TransformerDecoder(num_layers=decoder_layers, **common),
+        )
+        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+        self.input_proj: nn.Module = nn.Identity()
+        if in_channels != hidden_dim or enforce_input_projection:
+            self.input_proj = nn.Conv2d(in_channels, hidden_dim, kernel_size=1)
+            init_conv(self.input_proj)
+        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, num_layers=3)
+
+    def forward(self, feature: Tensor, pixel_embed: Tensor) -> MaskPrediction:
+        """Predictions of all layers, or of the last one without deep supervision.
+
+        Args:
+            feature: [B, in_channels, any height, any width]
+            pixel_embed: [B, D, h, w]
+        """
+        queries = self._decode(self.input_proj(feature))
+        if not self.deep_supervision:
+            queries = queries[-1:]
+        return MaskPrediction(self.class_embed(queries), self.mask_embed(queries), pixel_embed)
+
+    def _decode(self, x: Tensor) -> Tensor:
+        """[B, C, height, width] to [L, B, Q, C]."""
+        pos = sine_position_encoding(*x.shape[-2:], channels=x.shape[1], device=x.device)
+        return self.transformer(
+            _as_tokens(x), _as_tokens(pos[None]).to(x.dtype), self.query_embed.weight[None]
+        )
+
+
+def _as_tokens(x: Tensor) -> Tensor:
+    """[B, C, height, width] to [B, S, C]."""
+    return torch.flatten(x, 2).transpose(1, 2)

@@ -1,0 +1,200 @@
+"""Semantic and panoptic inference against slow, obvious references, and by hand."""
+
+import math
+
+import pytest
+import torch
+
+from mask_former.functional.inference import panoptic_inference, semantic_inference
+
+CLASS_LOGITS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+MASK_LOGITS = torch.tensor(
+    [[[2.0, -2.0], [2.0, -2.0]], [[-1.0, 1.0], [-1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
+)
+
+
+def random_case(seed):
+    """Blob-like masks of a few sizes; every seed another mixture of confident and vague queries."""
+    g = torch.Generator().manual_seed(seed)
+    queries, classes = int(torch.randint(1, 9, (), generator=g)), int(
+        torch.randint(1, 5, (), generator=g)
+    )
+    h, w = (int(x) for x in torch.randint(1, 8, (2,), generator=g))
+    sharpness = (0.5, 3.0, 8.0)[seed % 3]
+    class_logits = sharpness * torch.randn(queries, classes + 1, generator=g)
+    mask_logits = 3 * torch.randn(queries, h, w, generator=g)
+    if seed % 5 == 0:  # ties, of values whose sigmoid is exact: its last bit depends on the layout
+        mask_logits = 200 * mask_logits.sign()
+        mask_logits[mask_logits[0].expand_as(mask_logits) > 0] = 0
+        class_logits[queries // 2 :] = class_logits[: queries - queries // 2].clone()
+        mask_logits[queries // 2 :] = mask_logits[: queries - queries // 2].clone()
+    if seed % 7 == 0:  # masks that are nowhere likely
+        mask_logits = -mask_logits.abs()
+    things = {c for c in range(classes) if torch.rand((), generator=g) < 0.5}
+    thresholds = ((0.0, 0.0), (0.4, 0.5), (0.8, 0.8), (0.3, 1.0))[seed % 4]
+    return class_logits, mask_logits, things, *thresholds
+
+
+def slow_semantic(class_logits, mask_logits):
+    queries, h, w = mask_logits.shape
+    classes = class_logits.shape[1] - 1
+    scores = torch.zeros(classes, h, w)
+    for q in range(queries):
+        total = sum(math.exp(float(z)) for z in class_logits[q])
+        for c in range(classes):
+            for y in range(h):
+                for x in range(w):
+                    mask_prob = 1 / (1 + math.exp(-float(mask_logits[q, y, x])))
+                    scores[c, y, x] += math.exp(float(class_logits[q, c])) / total * mask_prob
+    return scores
+
+
+def slow_panoptic(class_logits, mask_logits, things, object_threshold, overlap_threshold):
+    """Spec 4.5, step by step, a query and a pixel at a time."""
+    _, h, w = mask_logits.shape
+    no_object = class_logits.shape[1] - 1
+    kept = []
+    for z, m in zip(class_logits.softmax(1), mask_logits.sigmoid(), strict=True):
+        score, label = float(z.max()), int(z.argmax())
+        if label != no_object and z.max() > object_threshold:
+            kept.append((score, label, m, z.max() * m))
+    ids = torch.zeros(h, w, dtype=torch.int32)
+    segments, stuff = [], {}
+    if not kept:
+        return ids, segments
+    owner = [
+        [max(range(len(kept)), key=lambda k: float(kept[k][3][y, x])) for x in range(w)]
+        for y in range(h)
+    ]
+    for k, (score, label, mask, _) in enumerate(kept):
+        pixels = [(y, x) for y in range(h) for x in range(w) if owner[y][x] == k]
+        original = sum(float(p) >= 0.5 for p in mask.flatten())
+        if not pixels or not original or len(pixels) / original < overlap_threshold:
+            continue
+        if label in stuff:
+            segment = stuff[label]
+            segment["area"] += len(pixels)
+            segment["score"] = max(segment["score"], score)
+        else:
+            segment = {
+                "id": len(segments) + 1,
+                "isthing": label in things,
+                "category_id": label,
+                "score": score,
+                "area": len(pixels),
+            }
+            segments.append(segment)
+            if label not in things:
+                stuff[label] = segment
+        for y, x in pixels:
+            ids[y, x] = segment["id"]
+    return ids, segments
+
+
+def test_semantic_published_values():
+    expected = torch.tensor(
+        [
+            [[0.642057, 0.252508], [0.642057, 0.252508]],
+            [[0.504301, 0.706568], [0.504301, 0.706568]],
+        ]
+    )
+    scores = semantic_inference(CLASS_LOGITS, MASK_LOGITS)
+    torch.testing.assert_close(scores, expected, atol=1e-6, rtol=0)
+
+
+def test_panoptic_published_values():
+    ids, segments = panoptic_inference(CLASS_LOGITS, MASK_LOGITS, {1}, 0.4, 0.5)
+    assert ids.tolist() == [[1, 2], [1, 2]]
+    assert [(s["id"], s["isthing"], s["category_id"]) for s in segments] == [
+        (1, False, 0),
+        (2, True, 1),
+    ]
+    ids, segments = panoptic_inference(CLASS_LOGITS, MASK_LOGITS, {1}, 0.6, 0.5)
+    assert ids.tolist() == [[1, 1], [1, 1]]
+    assert [(s["id"], s["isthing"], s["category_id"]) for s in segments] == [(1, True, 1)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_semantic_equals_the_slow_reference(seed):
+    class_logits, mask_logits, *_ = random_case(seed)
+    torch.testing.assert_close(
+        semantic_inference(class_logits, mask_logits), slow_semantic(class_logits, mask_logits)
+    )
+
+
+def test_panoptic_equals_the_slow_reference_on_many_random_cases():
+    found = set()
+    for seed in range(600):
+        case = random_case(seed)
+        ids, segments = panoptic_inference(*case)
+        expected_ids, expected = slow_panoptic(*case)
+        assert ids.dtype == torch.int32
+        assert torch.equal(ids, expected_ids), seed
+        assert [{**s, "score": 0} for s in segments] == [{**s, "score": 0} for s in expected], seed
+        assert [s["score"] for s in segments] == pytest.approx([s["score"] for s in expected])
+        found.add((len(segments) > 1, bool((ids == 0).any()), any(s["isthing"] for s in segments)))
+    assert len(found) >= 6, "the random cases have become one-sided"
+
+
+def test_areas_are_those_of_the_map_and_ids_count_from_one():
+    for seed in range(100):
+        ids, segments = panoptic_inference(*random_case(seed))
+        assert [s["id"] for s in segments] == list(range(1, len(segments) + 1))
+        assert all(s["area"] == int((ids == s["id"]).sum()) for s in segments)
+
+
+def test_nothing_kept_gives_zeros_and_no_segments():
+    sure_of_nothing = torch.tensor([[0.0, 0.0, 9.0]])
+    ids, segments = panoptic_inference(sure_of_nothing, torch.zeros(1, 2, 3), {0}, 0.0, 0.0)
+    assert ids.dtype == torch.int32
+    assert ids.tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert segments == []
+
+
+def test_the_score_must_exceed_the_threshold():
+    # Two classes and "no object" with equal logits share one third each.
+    class_logits = torch.zeros(1, 3)
+    probability = float(class_logits.softmax(1).max())
+    masks = torch.ones(1, 1, 1)
+    assert panoptic_inference(class_logits, masks, (), probability, 0.0)[1] == []
+    assert len(panoptic_inference(class_logits, masks, (), probability - 1e-6, 0.0)[1]) == 1
+
+
+def test_stuff_is_merged_and_things_are_not():
+    class_logits = torch.tensor([[9.0, 0.0, 0.0]]).repeat(2, 1)
+    masks = torch.tensor([[[5.0, -5.0]], [[-5.0, 5.0]]])
+    ids, segments = panoptic_inference(class_logits, masks, (), 0.5, 0.5)
+    assert ids.tolist() == [[1, 1]]
+    assert [s["area"] for s in segments] == [2]
+    ids, segments = panoptic_inference(class_logits, masks, {0}, 0.5, 0.5)
+    assert ids.tolist() == [[1, 2]]
+    assert [s["area"] for s in segments] == [1, 1]
+
+
+def test_an_occluded_query_leaves_void():
+    # The second query owns one of the three pixels that its mask covers.
+    class_logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
+    masks = torch.tensor([[[9.0, 9.0, -9.0]], [[1.0, 1.0, 1.0]]])
+    ids, segments = panoptic_inference(class_logits, masks, {0, 1}, 0.5, 0.5)
+    assert ids.tolist() == [[1, 1, 0]]
+    assert [s["category_id"] for s in segments] == [0]
+    ids, _ = panoptic_inference(class_logits, masks, {0, 1}, 0.5, 1 / 3)
+    assert ids.tolist() == [[1, 1, 2]]
+
+
+def test_order_of_queries_changes_names_only():
+    class_logits, mask_logits, things, *thresholds = random_case(13)
+    order = torch.randperm(len(class_logits), generator=torch.Generator().manual_seed(1))
+    ids, segments = panoptic_inference(class_logits, mask_logits, things, *thresholds)
+    other_ids, others = panoptic_inference(
+        class_logits[order], mask_logits[order], things, *thresholds
+    )
+    regions = {(s["category_id"], tuple((ids == s["id"]).flatten().tolist())) for s in segments}
+    other_regions = {
+        (s["category_id"], tuple((other_ids == s["id"]).flatten().tolist())) for s in others
+    }
+    assert regions == other_regions
+    torch.testing.assert_close(
+        semantic_inference(class_logits[order], mask_logits[order]),
+        semantic_inference(class_logits, mask_logits),
+    )
