@@ -1,0 +1,51 @@
+"""Says in one sentence what is missing, instead of a traceback from inside Detectron2."""
+
+import re
+import sys
+from importlib import import_module
+from types import ModuleType
+
+OLDEST_VERSION = (0, 6)
+# Between them they import all that we use, and what that needs: OpenCV, pycocotools, fvcore.
+_MODULES = ("detectron2.engine", "detectron2.projects.deeplab")
+# A Detectron2 built for other versions of torch, NumPy or Pillow fails in any of these ways.
+_IMPORT_FAULTS = (ImportError, AttributeError, OSError, RuntimeError, TypeError)
+
+
+def require_detectron2() -> None:
+    """Returns when Detectron2 can be used.
+
+    Raises:
+        ImportError: it is missing, older than 0.6 or cannot be imported; one sentence that names
+            the command to run.
+    """
+    problem = _problem()
+    if problem is not None:
+        command = f"{sys.executable} tools/install_detectron2.py"
+        raise ImportError(
+            f"mask_former needs Detectron2 0.6 or newer; {problem}; run `{command}` in a checkout "
+            "of mask_former, which installs it where there is none and else says what to mend"
+        )
+
+
+def _problem() -> str | None:
+    try:
+        detectron2 = import_module("detectron2")
+        if getattr(detectron2, "__file__", None) is None:  # a bare folder, such as a clone's
+            return "none is installed"
+        if _version(detectron2) < OLDEST_VERSION:
+            return f"{detectron2.__file__} is {getattr(detectron2, '__version__', 'of no version')}"
+        for module in _MODULES:
+            import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == "detectron2":
+            return "none is installed"
+        return f"the installed one cannot be imported ({error})"
+    except _IMPORT_FAULTS as error:
+        return f"the installed one cannot be imported ({type(error).__name__}: {error})"
+    return None
+
+
+def _version(package: ModuleType) -> tuple[int, ...]:
+    numbers = re.findall(r"\d+", getattr(package, "__version__", ""))
+    return tuple(int(number) for number in numbers[:2])
