@@ -1,0 +1,62 @@
+"""What a trainer asks about a data set before it builds anything."""
+
+import difflib
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+
+from mask_former.d2.data.datasets import check_paths, refresh_paths, registered_row
+from mask_former.d2.errors import InputError
+
+# The names under which Detectron2 and this package keep the paths of a data set in its metadata.
+_PATHS = ("image_root", "image_dir", "sem_seg_root", "gt_dir", "panoptic_root", "panoptic_json")
+
+
+def check_dataset(name: str, num_classes: int | None = None) -> None:
+    """Refuses a data set that is unknown, that is not on the disk, or that has other classes.
+
+    Args:
+        name: as in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        num_classes: ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``; None compares no classes.
+
+    Raises:
+        InputError: with the path or the numbers, and the remedy.
+    """
+    _check_name(name)
+    if (row := registered_row(name)) is not None:
+        refresh_paths(row)
+    metadata = MetadataCatalog.get(name)
+    check_paths(name, {key: metadata.get(key) for key in _needed_paths(metadata)})
+    if num_classes is not None and _classes_are_segmented(metadata):
+        _check_num_classes(name, len(metadata.stuff_classes), num_classes)
+
+
+def _check_name(name: str) -> None:
+    known = sorted(DatasetCatalog.list())
+    if name not in known:
+        close = difflib.get_close_matches(name, known)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise InputError(
+            f"data set {name} is not registered; {hint}mend DATASETS.TRAIN and DATASETS.TEST, or "
+            f"register it with detectron2.data.DatasetCatalog; registered are {', '.join(known)}"
+        )
+
+
+def _needed_paths(metadata: Metadata) -> list[str]:
+    # The json_file of a panoptic set has its instances, which nobody reads here.
+    keys = _PATHS if metadata.get("panoptic_json") else (*_PATHS, "json_file")
+    return [key for key in keys if metadata.get(key)]
+
+
+def _classes_are_segmented(metadata: Metadata) -> bool:
+    """Whether ``stuff_classes`` are all classes, which they are not in separated panoptic sets."""
+    semantic = str(metadata.get("evaluator_type", "")).endswith("sem_seg")
+    return bool(metadata.get("stuff_classes")) and (semantic or "label_divisor" in vars(metadata))
+
+
+def _check_num_classes(name: str, found: int, num_classes: int) -> None:
+    if found != num_classes:
+        raise InputError(
+            f"data set {name} has {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
+            f"{num_classes}; set it to {found}, or choose another data set"
+        )

@@ -1,0 +1,74 @@
+"""Tiny samples on the disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Save = Callable[..., str]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Writes an array (or a picture) to a file of the test's folder and returns its path."""
+
+    def write(name: str, content: np.ndarray | Image.Image, **options: object) -> str:
+        picture = content if isinstance(content, Image.Image) else Image.fromarray(content)
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, **options)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    """[30, 40, 3]; noise."""
+    return np.random.RandomState(0).randint(0, 256, (30, 40, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    """[30, 40]; ids 0, 1, 2 and 255."""
+    return np.random.RandomState(1).choice(np.array([0, 1, 2, 255], dtype=np.uint8), (30, 40))
+
+
+@pytest.fixture
+def colors() -> np.ndarray:
+    """[30, 40, 3]; a panoptic map: id 1 left, 256 + 2 right, a void column between."""
+    colors = np.zeros((30, 40, 3), dtype=np.uint8)
+    colors[:, :20] = (1, 0, 0)
+    colors[:, 21:] = (2, 1, 0)
+    return colors
+
+
+@pytest.fixture
+def segments() -> list[dict]:
+    """The segments of ``colors``."""
+    return [
+        {"id": 258, "category_id": 2, "iscrowd": 0, "isthing": True},
+        {"id": 1, "category_id": 0, "iscrowd": 0, "isthing": False},
+    ]
+
+
+@pytest.fixture
+def semantic_sample(save: Save, image: np.ndarray, labels: np.ndarray) -> dict:
+    return {
+        "file_name": save("image.png", image),
+        "sem_seg_file_name": save("labels.png", labels),
+    }
+
+
+@pytest.fixture
+def panoptic_sample(
+    save: Save, image: np.ndarray, colors: np.ndarray, segments: list[dict]
+) -> dict:
+    return {
+        "file_name": save("image.png", image),
+        "image_id": 7,
+        "pan_seg_file_name": save("panoptic.png", colors),
+        "segments_info": segments,
+    }

@@ -1,0 +1,244 @@
+"""Every kind of bad file is told in one sentence that names it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from panopticapi.utils import rgb2id
+from PIL import Image
+
+from mask_former.d2.data.reading import (
+    check_same_size,
+    read_image,
+    read_label_map,
+    read_panoptic_map,
+    rgb_to_id,
+)
+from mask_former.d2.errors import InputError
+
+
+def told(error: pytest.ExceptionInfo[InputError], *parts: str) -> bool:
+    """Whether an error is one line that has all the parts."""
+    message = str(error.value)
+    return "\n" not in message and all(part in message for part in parts)
+
+
+def test_image_is_read_in_the_format_and_its_size_filled_in(semantic_sample, image):
+    sample = {"file_name": semantic_sample["file_name"]}
+
+    assert np.array_equal(read_image(sample, "BGR"), image[:, :, ::-1])
+    assert (sample["width"], sample["height"]) == (40, 30)
+
+
+def test_missing_image_names_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/nowhere")
+    path = str(tmp_path / "a.jpg")
+
+    with pytest.raises(InputError) as error:
+        read_image({"file_name": path}, "RGB")
+
+    assert told(error, path, "does not exist", "DETECTRON2_DATASETS is '/nowhere', no folder")
+
+
+def test_missing_image_without_a_root_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+
+    with pytest.raises(InputError) as error:
+        read_image({"file_name": str(tmp_path / "a.jpg")}, "RGB")
+
+    assert told(error, "DETECTRON2_DATASETS is not set")
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.9])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_truncated_image(save, image, kept: float, suffix: str):
+    path = save(f"image.{suffix}", image)
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[: int(kept * len(content)) if kept < 1 else int(kept)])
+
+    with pytest.raises(InputError) as error:
+        read_image({"file_name": path}, "RGB")
+
+    assert told(error, path, "cannot be read", "truncated", "replace the file")
+
+
+def test_image_that_is_no_picture(tmp_path: Path):
+    path = tmp_path / "image.jpg"
+    path.write_text("404: not found")
+
+    with pytest.raises(InputError) as error:
+        read_image({"file_name": str(path)}, "RGB")
+
+    assert told(error, str(path), "cannot be read")
+
+
+def test_image_of_another_size_than_annotated(semantic_sample):
+    sample = {"file_name": semantic_sample["file_name"], "width": 30, "height": 40}
+
+    with pytest.raises(InputError) as error:
+        read_image(sample, "RGB")
+
+    assert told(error, sample["file_name"], "40x30 pixels", "says 30x40")
+
+
+def test_label_map_is_read_from_greyscale_palette_and_16_bits(save, labels):
+    palette = Image.fromarray(labels)
+    palette.putpalette(list(range(256)) * 3)
+    assert palette.mode == "P"
+    wide = labels.astype(np.uint16) * 256
+    files = {
+        save("grey.png", labels): labels,
+        save("palette.png", palette): labels,
+        save("wide.png", wide): wide,
+        save("wide.tif", wide): wide,
+        save("bits.png", Image.fromarray(labels == 1)): labels == 1,
+    }
+
+    for path, expected in files.items():
+        read = read_label_map(path)
+        assert read.dtype == np.int64
+        assert np.array_equal(read, expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "F"])
+def test_label_map_with_colours_is_refused(save, labels, mode: str):
+    path = save("labels.tif", Image.fromarray(labels).convert(mode))
+    found = {"F": "values of type float32", "LA": "2 channels", "RGB": "3 channels"}
+
+    with pytest.raises(InputError) as error:
+        read_label_map(path, 3, 255)
+
+    expected = "one channel of integer class ids"
+    assert told(error, path, found.get(mode, "4 channels"), expected, "convert")
+
+
+def test_truncated_label_map(save, labels):
+    path = save("labels.png", labels)
+    Path(path).write_bytes(Path(path).read_bytes()[:-200])
+
+    with pytest.raises(InputError) as error:
+        read_label_map(path)
+
+    assert told(error, path, "cannot be read")
+
+
+@pytest.mark.parametrize(("num_classes", "ignore"), [(3, 255), (256, 255), (256, 0), (None, 255)])
+def test_ids_of_classes_and_the_ignore_label_are_allowed(save, labels, num_classes, ignore):
+    path = save("labels.png", labels)
+
+    assert np.array_equal(read_label_map(path, num_classes, ignore), labels)
+
+
+def test_label_ids_outside_the_classes(save, labels):
+    path = save("labels.png", labels)
+
+    with pytest.raises(InputError) as error:
+        read_label_map(path, 2, 11)
+
+    assert told(error, path, "ids 2, 255", "0 to 1", "ignore label is 11", "NUM_CLASSES")
+
+
+def test_many_label_ids_outside_are_counted(save):
+    path = save("labels.png", np.arange(256, dtype=np.uint8).reshape(16, 16))
+
+    with pytest.raises(InputError) as error:
+        read_label_map(path, 10, 255)
+
+    assert told(error, "ids 10, 11, 12, 13, 14, 15, 16, 17, 18, 19 and 235 more")
+
+
+def test_sizes_must_agree(image):
+    check_same_size("a.png", image[..., 0], "a.jpg", image)
+
+    with pytest.raises(InputError) as error:
+        check_same_size("a.png", image[:10, :, 0], "a.jpg", image)
+
+    assert told(error, "a.png is 40x10", "a.jpg is 40x30")
+
+
+def test_ids_of_colours_are_those_of_panopticapi(image):
+    assert rgb_to_id(np.array([[[1, 2, 3]]], dtype=np.uint8)).tolist() == [[1 + 512 + 196608]]
+    assert np.array_equal(rgb_to_id(image), rgb2id(image))
+
+
+def test_panoptic_map_that_fits_stays_in_colours(save, colors, segments):
+    assert np.array_equal(read_panoptic_map(save("pan.png", colors), segments, 3), colors)
+
+
+def test_crowds_count_as_listed(save, colors, segments):
+    segments[0]["iscrowd"] = 1
+
+    assert np.array_equal(read_panoptic_map(save("pan.png", colors), segments, 3), colors)
+
+
+def test_missing_panoptic_map(tmp_path: Path, segments):
+    with pytest.raises(InputError) as error:
+        read_panoptic_map(str(tmp_path / "pan.png"), segments, 3)
+
+    assert told(error, "panoptic map", "pan.png does not exist")
+
+
+def test_panoptic_id_that_the_json_does_not_list(save, colors, segments):
+    path = save("pan.png", colors)
+
+    with pytest.raises(InputError) as error:
+        read_panoptic_map(path, segments[1:], 3)
+
+    assert told(error, path, "segment ids 258", "does not list")
+
+
+@pytest.mark.parametrize("isthing", [True, False])
+@pytest.mark.parametrize("identity", [77, 0])
+def test_listed_panoptic_id_that_no_pixel_has(save, colors, segments, isthing, identity):
+    path = save("pan.png", colors)
+    extra = {"id": identity, "category_id": 0, "iscrowd": 0, "isthing": isthing}
+
+    with pytest.raises(InputError) as error:
+        read_panoptic_map(path, [*segments, extra], 3)
+
+    assert told(error, path, f"lists segment ids {identity} that no pixel has")
+
+
+@pytest.mark.parametrize(
+    ("isthing", "box", "area", "is_fine"),
+    [
+        (False, [25, 0, 10, 10], 100, True),  # the thing fills the box
+        (False, [15, 0, 10, 10], 40, True),  # columns 21 to 24 of it
+        (False, [15, 0, 10, 10], 41, False),
+        (True, [25, 0, 10, 10], 100, False),
+    ],
+)
+def test_stuff_may_be_covered_by_things_and_stay_listed(
+    save, colors, segments, isthing, box, area, is_fine
+):
+    path = save("pan.png", colors)
+    gone = {"id": 9, "category_id": 1, "iscrowd": 0, "isthing": isthing, "bbox": box, "area": area}
+
+    if is_fine:
+        assert np.array_equal(read_panoptic_map(path, [*segments, gone], 3), colors)
+    else:
+        with pytest.raises(InputError, match="lists segment ids 9"):
+            read_panoptic_map(path, [*segments, gone], 3)
+
+
+def test_categories_outside_the_classes(save, colors, segments):
+    path = save("pan.png", colors)
+
+    with pytest.raises(InputError) as error:
+        read_panoptic_map(path, segments, 2)
+
+    assert told(error, path, "category_id 2", "0 to 1", "NUM_CLASSES")
+    assert np.array_equal(read_panoptic_map(path, segments), colors)
+
+
+@pytest.mark.parametrize("key", ["id", "category_id", "iscrowd"])
+def test_segment_without_a_key(save, colors, segments, key: str):
+    del segments[1][key]
+    path = save("pan.png", colors)
+
+    with pytest.raises(InputError) as error:
+        read_panoptic_map(path, segments, 3)
+
+    assert told(error, path, f"lacks {key}")
