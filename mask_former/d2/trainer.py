@@ -1,0 +1,140 @@
+"""The trainer: Detectron2's, told which model, data, solver and evaluators are ours."""
+
+import logging
+import weakref
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from mask_former.d2.build import build_model
+from mask_former.d2.checkpoint import MaskFormerCheckpointer
+from mask_former.d2.data.checks import check_dataset
+from mask_former.d2.data.dataset_mappers import (
+    DETRPanopticDatasetMapper,
+    EvaluationMapper,
+    MaskFormerPanopticDatasetMapper,
+    MaskFormerSemanticDatasetMapper,
+)
+from mask_former.d2.evaluation import build_evaluator
+from mask_former.d2.solver import build_lr_scheduler, build_optimizer
+
+_MAPPERS = {
+    "mask_former_semantic": MaskFormerSemanticDatasetMapper,
+    "mask_former_panoptic": MaskFormerPanopticDatasetMapper,
+    "detr_panoptic": DETRPanopticDatasetMapper,
+}
+_logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates what a configuration describes."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model on its device, without weights."""
+        model = build_model(cfg)
+        _logger.info("Model:\n%s", model)
+        return model
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        """Batches of the training sets, by the mapper that ``INPUT.DATASET_MAPPER_NAME`` names.
+
+        Raises:
+            InputError: a data set is unknown, not on the disk, or has other classes.
+        """
+        for name in cfg.DATASETS.TRAIN:
+            check_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+        name = cfg.INPUT.DATASET_MAPPER_NAME
+        if name in _MAPPERS:
+            return build_detection_train_loader(cfg, mapper=_MAPPERS[name](cfg, True))
+        known = ", ".join(_MAPPERS)
+        _logger.warning(
+            "INPUT.DATASET_MAPPER_NAME is %r: taking Detectron2's mapper (ours: %s)", name, known
+        )
+        return build_detection_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        """The images of a data set, one a batch; the evaluators read the labels.
+
+        Raises:
+            InputError: the data set is unknown, not on the disk, or has other classes.
+        """
+        check_dataset(dataset_name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+        return build_detection_test_loader(cfg, dataset_name, mapper=EvaluationMapper(cfg))
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluator:
+        """See :func:`mask_former.d2.evaluation.build_evaluator`."""
+        return build_evaluator(cfg, dataset_name, output_folder)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
+        """See :func:`mask_former.d2.solver.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
+        """See :func:`mask_former.d2.solver.build_lr_scheduler`."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks, saving with our checkpointer, also when training fails."""
+        # Here, because the hooks take the checkpointer along.
+        self.checkpointer = MaskFormerCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, strict_classes=False, trainer=weakref.proxy(self)
+        )
+        timer, schedule, *others = super().build_hooks()
+        return [timer, schedule, CheckpointOnFailure(), *others]
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the optimizer and the gradient scaler, which Detectron2 0.6 forgets."""
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the state of a run."""
+        super().load_state_dict(state_dict)
+        if "_trainer" in state_dict:
+            self._trainer.load_state_dict(state_dict["_trainer"])
+        else:
+            _logger.warning("The checkpoint has no optimizer state: the optimizer starts anew")
+
+
+class CheckpointOnFailure(HookBase):
+    """Saves a checkpoint when an exception, or Ctrl-C, ends the training.
+
+    It stands behind the hook of the schedule: an iteration is complete when the optimizer and the
+    schedule have made their step. One that is not complete is run again by ``--resume``.
+    """
+
+    _complete = -1
+
+    def after_step(self) -> None:
+        """One more iteration is complete."""
+        self._complete = self.trainer.iter
+
+    def after_train(self) -> None:
+        """Called after a failure too; then the trainer has not reached ``max_iter``."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            return
+        failed = self.trainer.iter
+        # What is saved; it also keeps Detectron2 from evaluating after a failed last iteration.
+        self.trainer.iter = max(self._complete, self.trainer.start_iter - 1)
+        # Any process may be the one that fails, and all hold the same weights.
+        checkpointer = self.trainer.checkpointer
+        checkpointer.save_to_disk = True
+        checkpointer.save(f"model_interrupted_rank{comm.get_rank()}")
+        _logger.error(
+            "Training ended in iteration %d; --resume goes on at %d", failed, self.trainer.iter + 1
+        )

@@ -1,0 +1,177 @@
+"""Reading checkpoints: of other class counts, of older layouts, and ones that are not there."""
+
+import logging
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mask_former.d2.checkpoint import MaskFormerCheckpointer
+from mask_former.d2.errors import InputError
+from mask_former.modeling.head import MaskFormerHead
+
+CLASS_ENTRIES = {
+    "sem_seg_head.predictor.class_embed.weight",
+    "sem_seg_head.predictor.class_embed.bias",
+    "criterion.empty_weight",
+}
+
+
+class Model(nn.Module):
+    """The modules of a MaskFormer whose keys count, with random weights."""
+
+    def __init__(self, num_classes: int, width: int = 4) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(2, 2)
+        pixel_decoder = nn.ModuleDict({"mask_features": nn.Linear(3, 3)})
+        predictor = nn.ModuleDict({"class_embed": nn.Linear(width, num_classes + 1)})
+        self.sem_seg_head = MaskFormerHead(
+            pixel_decoder=pixel_decoder, mask_decoder=predictor, transformer_in_feature="res5"
+        )
+        self.criterion = nn.Module()
+        self.criterion.register_buffer("empty_weight", torch.rand(num_classes + 1))
+
+
+def save(path: Path, weights: dict) -> str:
+    torch.save({"model": weights}, path)
+    return str(path)
+
+
+def equal_keys(model: nn.Module, other: nn.Module) -> set[str]:
+    ours, theirs = model.state_dict(), other.state_dict()
+    return {k for k in ours if ours[k].shape == theirs[k].shape and torch.equal(ours[k], theirs[k])}
+
+
+@pytest.fixture
+def records(caplog, monkeypatch):
+    """What our and fvcore's loggers say; setting up a run's log stops them from passing it on."""
+    for name in ("mask_former", "fvcore"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        caplog.set_level(logging.INFO, logger=name)
+    return caplog
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_evaluation_refuses_other_classes(tmp_path, prefix):
+    weights = {prefix + key: value for key, value in Model(19).state_dict().items()}
+    path = save(tmp_path / "w.pth", weights)
+    with pytest.raises(InputError, match=r"w\.pth has 19 classes.*NUM_CLASSES is 11.*19"):
+        MaskFormerCheckpointer(Model(11)).load(path)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_fine_tuning_starts_the_class_layer_anew(tmp_path, records, prefix):
+    source, model = Model(19), Model(11)
+    weights = {prefix + key: value for key, value in source.state_dict().items()}
+    path = save(tmp_path / "w.pth", weights)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    MaskFormerCheckpointer(model, strict_classes=False).load(path)
+    assert equal_keys(model, source) == model.state_dict().keys() - CLASS_ENTRIES
+    assert all(torch.equal(model.state_dict()[key], before[key]) for key in CLASS_ENTRIES)
+    told = [m for m in records.messages if "19" in m or "class" in m or "empty_weight" in m]
+    assert told == [
+        f"{path} has 19 classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 11: "
+        "the class layer starts anew"
+    ]
+
+
+def test_missing_keys_are_still_told(tmp_path, records):
+    weights = Model(19).state_dict()
+    del weights["backbone.bias"]
+    path = save(tmp_path / "w.pth", weights)
+    MaskFormerCheckpointer(Model(11), strict_classes=False).load(path)
+    assert "backbone.bias" in records.text
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_equal_classes(tmp_path, strict):
+    source, model = Model(11), Model(11)
+    path = save(tmp_path / "w.pth", source.state_dict())
+    rest = MaskFormerCheckpointer(model, strict_classes=strict).load(path)
+    assert equal_keys(model, source) == model.state_dict().keys()
+    assert rest == {}
+
+
+def test_another_width_is_no_other_class_count(tmp_path, records):
+    source, model = Model(11, width=8), Model(11)
+    MaskFormerCheckpointer(model).load(save(tmp_path / "w.pth", source.state_dict()))
+    key = "sem_seg_head.predictor.class_embed.weight"
+    assert equal_keys(model, source) == model.state_dict().keys() - {key}
+    assert f"Skip loading parameter '{key}'" in records.text
+
+
+def model_zoo_pickle(path: Path, model: nn.Module) -> str:
+    """The published layout: numpy arrays, the pixel decoder directly below the head."""
+    weights = {
+        key.replace("sem_seg_head.pixel_decoder.", "sem_seg_head."): value.numpy()
+        for key, value in model.state_dict().items()
+    }
+    path.write_bytes(pickle.dumps({"model": weights, "__author__": "MaskFormer"}))
+    return str(path)
+
+
+def test_model_zoo(tmp_path):
+    source, model = Model(11), Model(11)
+    MaskFormerCheckpointer(model).load(model_zoo_pickle(tmp_path / "w.pkl", source))
+    assert equal_keys(model, source) == model.state_dict().keys()
+
+
+def test_model_zoo_of_other_classes(tmp_path):
+    path = model_zoo_pickle(tmp_path / "w.pkl", Model(150))
+    with pytest.raises(InputError, match="150 classes"):
+        MaskFormerCheckpointer(Model(11)).load(path)
+
+
+def test_backbone_weights_alone(tmp_path):
+    model, head = Model(11), Model(11).sem_seg_head
+    model.sem_seg_head.load_state_dict(head.state_dict())
+    weights = {"weight": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+    content = {"model": weights, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    MaskFormerCheckpointer(model).load(str(tmp_path / "R-50.pkl"))
+    assert torch.equal(model.backbone.weight, torch.ones(2, 2))
+    assert equal_keys(model.sem_seg_head, head) == head.state_dict().keys()
+
+
+def test_a_saved_checkpoint_loads_again(tmp_path):
+    source, model = Model(11), Model(11)
+    MaskFormerCheckpointer(source, str(tmp_path)).save("model_final", note=3)
+    rest = MaskFormerCheckpointer(model).load(str(tmp_path / "model_final.pth"))
+    assert equal_keys(model, source) == model.state_dict().keys()
+    assert rest["note"] == 3
+
+
+def test_resuming_refuses_other_classes(tmp_path):
+    MaskFormerCheckpointer(Model(19), str(tmp_path)).save("model_0000001")
+    checkpointer = MaskFormerCheckpointer(Model(11), str(tmp_path), strict_classes=False)
+    with pytest.raises(InputError, match="19 classes"):
+        checkpointer.resume_or_load("", resume=True)
+
+
+def test_without_a_run_to_resume_the_weights_are_fine_tuned(tmp_path):
+    path = save(tmp_path / "w.pth", Model(19).state_dict())
+    model = Model(11)
+    checkpointer = MaskFormerCheckpointer(model, str(tmp_path / "none"), strict_classes=False)
+    checkpointer.resume_or_load(path, resume=True)
+    assert torch.equal(model.backbone.weight, torch.load(path)["model"]["backbone.weight"])
+
+
+@pytest.mark.parametrize("name", ["none.pth", "none.pkl?matching_heuristics=True"])
+def test_missing_file(tmp_path, name):
+    with pytest.raises(InputError, match=r"no weights at .*none\.p\S+; mend MODEL\.WEIGHTS"):
+        MaskFormerCheckpointer(Model(11)).load(str(tmp_path / name))
+
+
+def test_address_that_cannot_be_fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"weights http://127\.0\.0\.1:9/w\.pkl: .*; mend MODEL\.WEIGHTS"
+    ):
+        MaskFormerCheckpointer(Model(11)).load("http://127.0.0.1:9/w.pkl")
+
+
+def test_from_scratch():
+    assert MaskFormerCheckpointer(Model(11)).load("") == {}

@@ -1,0 +1,266 @@
+"""Training on six made-up images: data sets, checkpoints, failures and resuming."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from PIL import Image
+
+from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.errors import InputError
+from mask_former.d2.trainer import Trainer
+
+CONFIG = Path(__file__).parents[2] / "configs" / "camvid-11" / "maskformer_R50_bs16_10k.yaml"
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 8,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 1,
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 12,
+    "INPUT.MIN_SIZE_TRAIN": (32,),
+    "INPUT.CROP.SIZE": (32, 32),
+    "INPUT.MIN_SIZE_TEST": 32,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 3,
+    "DATALOADER.NUM_WORKERS": 0,
+    "SEED": 1,
+}
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six random images in CamVid's layout; the folder of the training images."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    random = np.random.RandomState(0)
+    for split in ("train", "val"):
+        for kind, extension, shape in (
+            ("images", "jpg", (32, 40, 3)),
+            ("annotations", "png", (32, 40)),
+        ):
+            folder = tmp_path / "camvid" / kind / split
+            folder.mkdir(parents=True)
+            for i in range(3):
+                values = random.randint(0, 12, shape, dtype=np.uint8)
+                Image.fromarray(values).save(folder / f"{i}.{extension}")
+    return tmp_path / "camvid" / "images" / "train"
+
+
+@pytest.fixture
+def cfg(images: Path, tmp_path: Path) -> CfgNode:
+    """CamVid's configuration with a tiny model."""
+    cfg = get_mask_former_cfg()
+    merge_yaml(cfg, str(CONFIG))
+    merge_opts(cfg, [str(part) for item in TINY.items() for part in item])
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    return cfg
+
+
+@pytest.fixture
+def log(caplog, monkeypatch) -> Iterator[pytest.LogCaptureFixture]:
+    """What our loggers say; setting up a run's log stops them from passing it on."""
+    monkeypatch.setattr(logging.getLogger("mask_former"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="mask_former")
+    return caplog
+
+
+class Failing(HookBase):
+    """Raises before, after, or never in, an iteration."""
+
+    def __init__(self, error: BaseException, *, before: int = -1, after: int = -1) -> None:
+        self.error, self.before, self.after = error, before, after
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.before:
+            raise self.error
+
+    def after_step(self) -> None:
+        if self.trainer.iter == self.after:
+            raise self.error
+
+
+def saved(cfg: CfgNode) -> dict:
+    """The last checkpoint."""
+    folder = Path(cfg.OUTPUT_DIR)
+    return torch.load(folder / (folder / "last_checkpoint").read_text())
+
+
+def resumed(cfg: CfgNode) -> Trainer:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    return trainer
+
+
+def evaluations(cfg: CfgNode) -> int:
+    return len(list(Path(cfg.OUTPUT_DIR, "inference").glob("sem_seg_evaluation.pth")))
+
+
+def test_trains_and_evaluates(cfg):
+    trainer = Trainer(cfg)
+    before = trainer.model.sem_seg_head.predictor.query_embed.weight.detach().clone()
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert not torch.equal(trainer.model.sem_seg_head.predictor.query_embed.weight, before)
+    assert 0 <= trainer._last_eval_results["sem_seg"]["mIoU"] <= 100
+    state = saved(cfg)["trainer"]
+    assert state["iteration"] == 2
+    # Detectron2 0.6 forgets the optimizer.
+    steps = {entry["step"].item() for entry in state["_trainer"]["optimizer"]["state"].values()}
+    assert steps == {3}
+
+
+def test_resumes_with_everything(cfg):
+    trainer = Trainer(cfg)
+    trainer.train()
+    cfg.SOLVER.MAX_ITER = 5  # longer than before
+    again = resumed(cfg)
+    assert again.start_iter == 3
+    assert again.scheduler.last_epoch == 3
+    assert again.scheduler.max_iters == 5
+    theirs, ours = trainer.optimizer.state_dict()["state"], again.optimizer.state_dict()["state"]
+    assert all(torch.equal(theirs[i]["exp_avg"], ours[i]["exp_avg"]) for i in theirs)
+    again.train()
+    assert saved(cfg)["trainer"]["iteration"] == 4
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_checkpoint_on_failure_in_an_iteration(cfg, log, error):
+    trainer = Trainer(cfg)
+    trainer.register_hooks([Failing(error(), before=1)])
+    with pytest.raises(error):
+        trainer.train()
+    assert saved(cfg)["trainer"]["iteration"] == 0
+    assert "Training ended in iteration 1; --resume goes on at 1" in log.text
+    again = resumed(cfg)
+    assert again.start_iter == again.scheduler.last_epoch == 1
+    weights = zip(trainer.model.parameters(), again.model.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in weights)
+    again.train()
+    assert saved(cfg)["trainer"]["iteration"] == 2
+
+
+def test_failure_after_an_iteration_keeps_it(cfg):
+    trainer = Trainer(cfg)
+    trainer.register_hooks([Failing(RuntimeError(), after=1)])
+    with pytest.raises(RuntimeError):
+        trainer.train()
+    again = resumed(cfg)
+    assert again.start_iter == again.scheduler.last_epoch == 2
+
+
+def test_failure_in_the_first_iteration(cfg):
+    trainer = Trainer(cfg)
+    trainer.register_hooks([Failing(RuntimeError(), before=0)])
+    with pytest.raises(RuntimeError):
+        trainer.train()
+    assert resumed(cfg).start_iter == 0
+
+
+def test_failure_in_the_last_iteration_is_not_evaluated(cfg):
+    trainer = Trainer(cfg)
+    trainer.register_hooks([Failing(RuntimeError(), before=2)])
+    with pytest.raises(RuntimeError):
+        trainer.train()
+    assert evaluations(cfg) == 0
+    assert resumed(cfg).start_iter == 2
+
+
+def test_failure_of_a_resumed_run(cfg):
+    Trainer(cfg).train()
+    cfg.SOLVER.MAX_ITER = 5
+    again = resumed(cfg)
+    again.register_hooks([Failing(RuntimeError(), before=3)])
+    with pytest.raises(RuntimeError):
+        again.train()
+    assert resumed(cfg).start_iter == 3
+
+
+def test_success_leaves_no_checkpoint_of_a_failure(cfg):
+    Trainer(cfg).train()
+    assert [path.name for path in Path(cfg.OUTPUT_DIR).glob("*.pth")] == ["model_final.pth"]
+    assert evaluations(cfg) == 1
+
+
+def test_truncated_image_in_a_loader_worker(cfg, images):
+    whole = (images / "1.jpg").read_bytes()
+    (images / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    cfg.DATALOADER.NUM_WORKERS = 1
+    with pytest.raises(InputError) as caught:
+        Trainer(cfg).train()
+    sentence = InputError.sentence(caught.value)
+    assert sentence.startswith(f"image {images / '1.jpg'} cannot be read")
+    assert "\n" not in sentence
+    complete = saved(cfg)["trainer"]["iteration"]
+    (images / "1.jpg").write_bytes(whole)
+    again = resumed(cfg)
+    assert again.start_iter == complete + 1 < 3
+    again.train()
+    assert saved(cfg)["trainer"]["iteration"] == 2
+
+
+@pytest.fixture
+def weights_of_19_classes(cfg: CfgNode, tmp_path: Path) -> dict:
+    """A state dict of the model with another class layer."""
+    other = cfg.clone()
+    other.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 19
+    return Trainer.build_model(other).state_dict()
+
+
+def test_fine_tuning_on_other_classes(cfg, log, tmp_path, weights_of_19_classes):
+    cfg.MODEL.WEIGHTS = str(tmp_path / "w.pth")
+    torch.save({"model": weights_of_19_classes}, cfg.MODEL.WEIGHTS)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    assert f"{cfg.MODEL.WEIGHTS} has 19 classes" in log.text
+    key = "sem_seg_head.predictor.query_embed.weight"
+    assert torch.equal(trainer.model.state_dict()[key], weights_of_19_classes[key])
+
+
+def test_resuming_a_run_of_other_classes(cfg, weights_of_19_classes):
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir()
+    torch.save({"model": weights_of_19_classes}, folder / "model_0000001.pth")
+    (folder / "last_checkpoint").write_text("model_0000001.pth")
+    with pytest.raises(InputError, match=r"model_0000001\.pth has 19 classes"):
+        resumed(cfg)
+
+
+@pytest.mark.parametrize("build", [Trainer.build_train_loader, None])
+def test_data_that_are_not_there(cfg, monkeypatch, build):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/nowhere")
+    with pytest.raises(InputError, match="DETECTRON2_DATASETS is '/nowhere'"):
+        build(cfg) if build else Trainer.build_test_loader(cfg, "camvid_sem_seg_val")
+
+
+def test_data_of_other_classes(cfg):
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 12
+    with pytest.raises(InputError, match="camvid_sem_seg_train has 11 classes"):
+        Trainer.build_train_loader(cfg)
+    with pytest.raises(InputError, match="camvid_sem_seg_val has 11 classes"):
+        Trainer.build_test_loader(cfg, "camvid_sem_seg_val")
+
+
+def test_samples_for_training_and_for_evaluation(cfg):
+    batch = next(iter(Trainer.build_train_loader(cfg)))
+    assert [sample["image"].shape for sample in batch] == [(3, 32, 32)] * 2
+    assert all(len(sample["instances"]) > 0 for sample in batch)
+    (sample,) = next(iter(Trainer.build_test_loader(cfg, "camvid_sem_seg_val")))
+    assert sample["image"].shape == (3, 32, 40)
+    assert (sample["height"], sample["width"]) == (32, 40)
+
+
+def test_unknown_mapper_is_detectron2s(cfg, log):
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantics"
+    batch = next(iter(Trainer.build_train_loader(cfg)))
+    assert "instances" not in batch[0]
+    assert "'mask_former_semantics': taking Detectron2's mapper" in log.text
+    assert "mask_former_panoptic" in log.text

@@ -1,0 +1,193 @@
+"""The command: training, evaluation and errors, on six made-up images and on CamVid."""
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_argument_parser
+from PIL import Image
+from torch.multiprocessing.spawn import ProcessExitedException
+
+import train_net
+from mask_former.d2.errors import InputError
+
+ROOT = Path(train_net.__file__).parent
+CONFIG = str(ROOT / "configs" / "camvid-11" / "maskformer_R50_bs16_10k.yaml")
+SMALL = {
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 8,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 1,
+}
+QUICK = {
+    "INPUT.MIN_SIZE_TRAIN": "(32,)",
+    "INPUT.CROP.SIZE": "(32, 32)",
+    "INPUT.MIN_SIZE_TEST": 32,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 2,
+    "DATALOADER.NUM_WORKERS": 0,
+}
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six random images in CamVid's layout; the folder of the training images."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    random = np.random.RandomState(0)
+    shapes = {"images/{}/{}.jpg": (32, 40, 3), "annotations/{}/{}.png": (32, 40)}
+    for split in ("train", "val"):
+        for i in range(3):
+            for name, shape in shapes.items():
+                path = tmp_path / "camvid" / name.format(split, i)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(random.randint(0, 12, shape, dtype=np.uint8)).save(path)
+    return tmp_path / "camvid" / "images" / "train"
+
+
+def arguments(folder: Path, *flags: str, **changes: object) -> list[str]:
+    """The command line; a key of ``changes`` has ``__`` for a dot."""
+    opts = {**SMALL, **QUICK, "OUTPUT_DIR": folder / "out"}
+    opts.update({key.replace("__", "."): value for key, value in changes.items()})
+    return ["--config-file", CONFIG, *flags, *(str(part) for pair in opts.items() for part in pair)]
+
+
+def parse(folder: Path, *flags: str, **changes: object) -> Namespace:
+    return default_argument_parser().parse_args(arguments(folder, *flags, **changes))
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "out" / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("images")
+def test_trains_resumes_and_evaluates(tmp_path):
+    train_net.main(parse(tmp_path))
+    train_net.main(parse(tmp_path, "--resume", SOLVER__MAX_ITER=3))
+    assert "Starting training from iteration 2" in log_of(tmp_path)
+    checkpoint = str(tmp_path / "out" / "model_final.pth")
+    assert torch.load(checkpoint)["trainer"]["iteration"] == 2
+    of_last = train_net.main(parse(tmp_path, "--eval-only", "--resume"))
+    of_file = train_net.main(parse(tmp_path, "--eval-only", MODEL__WEIGHTS=checkpoint))
+    assert 0 <= of_last["sem_seg"]["mIoU"] <= 100
+    assert of_last["sem_seg"]["pACC"] == of_file["sem_seg"]["pACC"]
+
+
+@pytest.mark.usefixtures("images")
+def test_expected_results_are_verified(tmp_path):
+    expected = "[['sem_seg', 'mIoU', 300.0, 1.0]]"
+    with pytest.raises(SystemExit):
+        train_net.main(parse(tmp_path, "--eval-only", TEST__EXPECTED_RESULTS=expected))
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("flags", [("--eval-only",), ("--resume",)])
+def test_weights_of_other_classes(tmp_path, flags):
+    other = {"criterion.empty_weight": torch.ones(20)}
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "model_0000007.pth"
+    torch.save({"model": other}, path)
+    (tmp_path / "out" / "last_checkpoint").write_text(path.name)
+    with pytest.raises(InputError, match=r"model_0000007\.pth has 19 classes.*is 11"):
+        train_net.main(parse(tmp_path, *flags, MODEL__WEIGHTS=path))
+
+
+@pytest.mark.parametrize(("flags", "told"), [((), 1), (("--num-gpus", "0"), 0)])
+def test_without_cuda(tmp_path, monkeypatch, flags, told):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg = train_net.setup(parse(tmp_path, *flags, SOLVER__AMP__ENABLED=True))
+    assert cfg.is_frozen()
+    assert cfg.MODEL.DEVICE == "cpu"
+    assert not cfg.SOLVER.AMP.ENABLED
+    assert log_of(tmp_path).count("CUDA is not available") == told
+
+
+@pytest.mark.parametrize(("flags", "device"), [((), "cuda"), (("--num-gpus", "0"), "cpu")])
+def test_with_cuda(tmp_path, monkeypatch, flags, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = train_net.setup(parse(tmp_path, *flags))
+    assert device == cfg.MODEL.DEVICE
+    assert "CUDA is not available" not in log_of(tmp_path)
+
+
+def test_without_a_configuration_file(tmp_path):
+    opts = ["OUTPUT_DIR", str(tmp_path / "out")]
+    cfg = train_net.setup(default_argument_parser().parse_args(opts))
+    assert cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES == 100
+
+
+def test_bad_input_ends_with_a_sentence(tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        train_net.run(parse(tmp_path, SOLVER__BASE_LRR=1.0))
+    assert caught.value.code == (
+        "error: command line: unknown configuration key SOLVER.BASE_LRR; "
+        "did you mean SOLVER.BASE_LR?"
+    )
+
+
+def test_data_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/nowhere")
+    for flags in ((), ("--eval-only",)):
+        with pytest.raises(SystemExit, match=r"error: data set camvid.*DETECTRON2_DATASETS"):
+            train_net.run(parse(tmp_path, *flags))
+
+
+def test_a_process_of_several_that_fails(tmp_path, monkeypatch):
+    def launch(*_: object, **__: object) -> None:
+        raise ProcessExitedException("process 1 terminated with exit code 1", 1, 7, 1)
+
+    monkeypatch.setattr(train_net, "launch", launch)
+    with pytest.raises(SystemExit, match="process 1 terminated with exit code 1"):
+        train_net.run_on_all_gpus(parse(tmp_path))
+
+
+def test_truncated_image_from_the_command_line(tmp_path, images):
+    """In its own process: the exit code, one sentence, no traceback, and a checkpoint."""
+    for path in images.iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    args = arguments(tmp_path, "--num-gpus", "0", DATALOADER__NUM_WORKERS=1)
+    command = [sys.executable, "-W", "ignore", str(ROOT / "train_net.py"), *args]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: image {images}")
+    assert "Traceback" not in done.stdout + done.stderr + log_of(tmp_path)
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_interrupted_rank0.pth"
+
+
+def test_can_be_executed():
+    assert os.access(ROOT / "train_net.py", os.X_OK)
+    assert (ROOT / "train_net.py").read_text().startswith("#!/usr/bin/env python\n")
+
+
+def test_on_camvid(datasets_root, tmp_path, monkeypatch):
+    """The published configuration but for the image sizes: the real model, real images."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(datasets_root))
+    subset = "camvid_four_images"
+    samples = DatasetCatalog.get("camvid_sem_seg_val")[:4]
+    metadata = MetadataCatalog.get("camvid_sem_seg_val").as_dict()
+    DatasetCatalog.register(subset, lambda: samples)
+    MetadataCatalog.get(subset).set(**{**metadata, "name": subset})
+    opts = [str(part) for pair in QUICK.items() for part in pair]
+    opts += ["DATASETS.TEST", f"('{subset}',)", "OUTPUT_DIR", str(tmp_path)]
+    opts += ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.CROP.SIZE", "(96, 128)"]
+    opts += ["INPUT.MIN_SIZE_TEST", "96", "TEST.EVAL_PERIOD", "1"]
+    try:
+        train_net.main(default_argument_parser().parse_args(["--config-file", CONFIG, *opts]))
+    finally:
+        DatasetCatalog.remove(subset)
+        MetadataCatalog.remove(subset)
+    result = torch.load(tmp_path / "inference" / "sem_seg_evaluation.pth", weights_only=False)
+    assert {"mIoU", "IoU-bicyclist"} <= result.keys()
+    assert 0 <= result["pACC"] <= 100
+    log = (tmp_path / "metrics.json").read_text()
+    assert "loss_dice_4" in log  # deep supervision of six layers
+    assert torch.load(tmp_path / "model_final.pth")["trainer"]["iteration"] == 1

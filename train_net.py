@@ -1,0 +1,99 @@
+#!/usr/bin/env python
+"""Trains and evaluates MaskFormer: ``./train_net.py --config-file FILE [--eval-only] [KEY VALUE]``.
+
+Any number of ``KEY VALUE`` pairs overrides the file; ``--help`` lists the other arguments.
+"""
+
+import argparse
+import logging
+import sys
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from mask_former.d2.checkpoint import MaskFormerCheckpointer
+from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.errors import InputError
+from mask_former.d2.trainer import Trainer
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The frozen configuration of a run; sets up its logs and its random numbers."""
+    cfg = get_mask_former_cfg()
+    if args.config_file:
+        merge_yaml(cfg, args.config_file)
+    merge_opts(cfg, args.opts)
+    lacks_cuda = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
+    if lacks_cuda or args.num_gpus == 0:
+        cfg.MODEL.DEVICE = "cpu"
+        cfg.SOLVER.AMP.ENABLED = False  # Detectron2's mixed precision needs CUDA
+    cfg.freeze()
+    default_setup(cfg, args)
+    rank = comm.get_rank()
+    logger = setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=rank, name="mask_former")
+    if lacks_cuda and args.num_gpus > 0:
+        logger.info("CUDA is not available; going on with the CPU")
+    return cfg
+
+
+def main(args: argparse.Namespace) -> Any:
+    """Trains, or evaluates with ``--eval-only``.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``.
+
+    Returns:
+        With ``--eval-only``, the results of the evaluators.
+    """
+    cfg = setup(args)
+    if args.eval_only:
+        return evaluate(cfg, args.resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def evaluate(cfg: CfgNode, resume: bool) -> Any:
+    """Results of ``MODEL.WEIGHTS``, or with ``resume`` of the last checkpoint, on DATASETS.TEST."""
+    model = Trainer.build_model(cfg)
+    checkpointer = MaskFormerCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def run(args: argparse.Namespace) -> None:
+    """``main``, which bad input ends with one sentence instead of a traceback."""
+    # Detectron2 logs the traceback of whatever ends a training.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
+    try:
+        main(args)
+    except InputError as error:
+        sys.exit(f"error: {InputError.sentence(error)}")
+
+
+def _is_no_input_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+
+
+def run_on_all_gpus(args: argparse.Namespace) -> None:
+    """``run`` in a process for each GPU, or in this one."""
+    num_gpus = args.num_gpus if torch.cuda.is_available() else 0
+    try:
+        launch(run, num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    except ProcessExitedException as error:  # the process itself has said why
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser().parse_args()
+    print("Command Line Args:", arguments)
+    run_on_all_gpus(arguments)
