@@ -17,6 +17,7 @@ P         points or pixels after flattening
 ========  ==========================================================================
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -61,3 +62,22 @@ class LossWeights(NamedTuple):
     classification: float = 1.0
     mask: float = 20.0
     dice: float = 1.0
+
+
+class InferenceOptions(NamedTuple):
+    """Which results to give, any of the three in one pass, and how to form them."""
+
+    semantic: bool = True
+    panoptic: bool = False
+    instance: bool = False
+    general_semantic: bool = False
+    """Semantic scores of the queries that general inference keeps, instead of marginalising."""
+    upsample_masks_first: bool = False
+    """Resize masks to the output before semantic scores are formed, rather than the scores; the
+    other two results need it."""
+    thing_ids: Collection[int] = ()
+    """Classes whose segments stay separate, and that have instances."""
+    object_mask_threshold: float = 0.0
+    """See :func:`~mask_former.functional.inference.panoptic_inference`, as the next."""
+    overlap_threshold: float = 0.0
+    max_instances: int = 100

@@ -1,7 +1,7 @@
 """Agreement with numbers that the original computed, on weights and inputs made from names.
 
-Whole models run in float64 (max|a-b| <= 1e-5 max|b| for each tensor) and, forward, in float32 within
-twice the error that the original itself has there.
+Whole models run in float64 (max|a-b| <= 1e-5 max|b| for each tensor) and, forward, in float32
+within twice the error that the original itself has there.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from mask_former.d2.build import build_model
@@ -33,7 +33,9 @@ MATCHER_CASES = (
     "single-target",
     "small",
 )
-MODELS = ("ade20k-R50",)
+MODELS = ("ade20k-R50", "ade20k-swin-tiny", "coco-panoptic-R50")
+TRAINED = ("ade20k-R50", "coco-panoptic-R50")
+PER_PIXEL = "ade20k-per-pixel-R50"
 
 
 def read_json(path):
@@ -84,6 +86,35 @@ def test_state_dict(golden, config):
     assert state._metadata["sem_seg_head"]["version"] == 2
 
 
+def flat(node, prefix=""):
+    """Values by dotted key, in JSON's types."""
+    values = {}
+    for name, value in node.items():
+        if isinstance(value, dict):
+            values.update(flat(value, f"{prefix}{name}."))
+        else:
+            values[prefix + name] = json.loads(json.dumps(value))
+    return values
+
+
+def test_configs(golden):
+    """All 36 files, base files included, give the original's values and differ as specified."""
+    deltas = read_json(golden.parent / "spec" / "resolved_config_deltas.json")
+    names = {str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml")}
+    ours = {name for name in names if name.split("/")[0] in ("shapes", "camvid-11")}
+    assert names - ours == deltas.keys()
+    defaults = flat(get_mask_former_cfg())
+    for name, delta in deltas.items():
+        cfg = get_mask_former_cfg()
+        merge_yaml(cfg, str(CONFIGS / name))
+        values = flat(cfg)
+        changed = {key: value for key, value in values.items() if value != defaults[key]}
+        assert changed == delta, name
+        file = name.replace("/", "-").replace(".yaml", ".json")
+        original = read_json(golden / "cfgs" / file)
+        assert {key: values[key] for key in original} == original, name
+
+
 @pytest.fixture(scope="module", params=MODELS)
 def forward_case(request, golden):
     import cases
@@ -111,7 +142,12 @@ def test_forward_in_float64(forward_case):
     features, prediction, results = run_parts(model.double(), inputs)
     for name, feature in features.items():
         assert_close(feature[:, ::16, ::2, ::2], stored[f"feat_{name}"], name)
-    assert_close(prediction.pixel_embed[:, ::16, ::2, ::2], stored["mask_features"], "mask_features")
+    if "transformer_encoder_features" in stored:
+        encoded = model.sem_seg_head.pixel_decoder(features).encoded
+        assert_close(encoded.detach(), stored["transformer_encoder_features"], "encoded")
+    assert_close(
+        prediction.pixel_embed[:, ::16, ::2, ::2], stored["mask_features"], "mask_features"
+    )
     assert_close(prediction.class_logits[-1], stored["pred_logits"], "pred_logits")
     assert_close(prediction.mask_logits(), stored["pred_masks"], "pred_masks")
     for layer in range(len(prediction.class_logits) - 1):
@@ -147,7 +183,7 @@ def test_forward_in_float32(forward_case):
         assert difference <= 2 * allowed["sem_seg"]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_training(golden, name):
     import cases
 
@@ -171,6 +207,70 @@ def test_training(golden, name):
     assert assignments(matches[0], len(inputs)) == case["indices_final_then_aux"]
 
     total.backward()
+    assert_gradients(model, case)
+
+
+@pytest.fixture(scope="module")
+def per_pixel_forward(golden):
+    import cases
+
+    case = read_json(golden / "forward" / f"{PER_PIXEL}.json")
+    model = build_filled(golden, PER_PIXEL, case).eval()
+    with np.load(golden / "forward" / f"{PER_PIXEL}.npz") as stored:
+        return case, model, cases.model_inputs(PER_PIXEL, *cases.SIZES["default"]), dict(stored)
+
+
+@torch.no_grad()
+def per_pixel_parts(model, inputs):
+    """Strided tensors under their golden names, and the results."""
+    images = [(x["image"] - model.pixel_mean) / model.pixel_std for x in inputs]
+    features = model.backbone(ImageList.from_tensors(images).tensor)
+    found = {f"feat_{name}": x[:, ::16, ::2, ::2] for name, x in features.items()}
+    pixel_embed, _ = model.sem_seg_head.pixel_decoder.forward_features(features)
+    found["mask_features"] = pixel_embed[:, ::16, ::2, ::2]
+    logits, losses = model.sem_seg_head(features)
+    assert losses == {}
+    found["head_logits_s4"] = logits[:, :, 1::4, 2::4]
+    results = [result["sem_seg"] for result in model(inputs)]
+    return found | {f"sem_seg{i}_s8": x[:, ::8, ::8] for i, x in enumerate(results)}, results
+
+
+def test_per_pixel_forward_in_float64(per_pixel_forward):
+    _, model, inputs, stored = per_pixel_forward
+    found, results = per_pixel_parts(model.double(), inputs)
+    for name, ours in found.items():
+        assert_close(ours, stored[name], name)
+    for i, scores in enumerate(results):
+        clear = stored[f"sem_seg{i}_margin"] > 5e-3
+        assert clear.mean() > 0.5
+        assert (scores.argmax(0).numpy() == stored[f"sem_seg{i}_argmax"])[clear].all()
+
+
+def test_per_pixel_forward_in_float32(per_pixel_forward):
+    case, model, inputs, stored = per_pixel_forward
+    found, _ = per_pixel_parts(model.float(), inputs)
+    for name, ours in found.items():
+        allowed = case["fp32_max_abs_error"][
+            name.removesuffix("_s4").removesuffix("_s8").rstrip("01")
+        ]
+        assert np.abs(ours.numpy() - stored[name]).max() <= 2 * allowed, name
+
+
+def test_per_pixel_training(golden):
+    import cases
+
+    case = read_json(golden / "train" / f"{PER_PIXEL}.json")
+    model = build_filled(golden, PER_PIXEL, case).double().train()
+    samples = cases.train_targets(PER_PIXEL, case["kind"], case["segments"], 150)
+    losses = model([{"image": image, "sem_seg": sem_seg} for image, sem_seg, _, _ in samples])
+    assert losses.keys() == case["weighted_losses"].keys()
+    total = sum(losses.values())
+    assert float(total.detach()) == pytest.approx(case["total"], rel=1e-5)
+    total.backward()
+    assert_gradients(model, case)
+
+
+def assert_gradients(model, case):
     norms = {k: float(p.grad.norm()) for k, p in model.named_parameters()}
     assert norms.keys() == case["grad_l2"].keys()
     floor = 1e-6 * case["grad_total_l2"]

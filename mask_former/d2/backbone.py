@@ -1,11 +1,57 @@
-"""A backbone for small data sets, put together from Detectron2's ResNet parts."""
+"""Backbones that Detectron2 lacks: Swin, and a tiny ResNet for small data sets."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 
+from mask_former.d2.errors import InputError
 from mask_former.d2.registry import register
+from mask_former.modeling.swin import SwinTransformer
+
+
+class D2SwinTransformer(SwinTransformer, Backbone):
+    """:class:`SwinTransformer` with what Detectron2 asks of a backbone."""
+
+    @property
+    def size_divisibility(self) -> int:
+        """Any size is welcome; this is the one that needs no padding inside (up to windows)."""
+        return 32
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each feature by name."""
+        return {
+            name: ShapeSpec(channels=self.channels[name], stride=self.strides[name])
+            for name in self.out_features
+        }
+
+
+@register(BACKBONE_REGISTRY, "D2SwinTransformer")
+def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> D2SwinTransformer:
+    """Swin as ``MODEL.SWIN`` describes it; takes RGB, whatever ``input_shape``."""
+    options = cfg.MODEL.SWIN
+    try:
+        return D2SwinTransformer(
+            patch_size=options.PATCH_SIZE,
+            embed_dim=options.EMBED_DIM,
+            depths=options.DEPTHS,
+            num_heads=options.NUM_HEADS,
+            window=options.WINDOW_SIZE,
+            mlp_ratio=options.MLP_RATIO,
+            qkv_bias=options.QKV_BIAS,
+            qk_scale=options.QK_SCALE,
+            dropout=options.DROP_RATE,
+            attention_dropout=options.ATTN_DROP_RATE,
+            drop_path=options.DROP_PATH_RATE,
+            patch_norm=options.PATCH_NORM,
+            absolute_grid=options.PRETRAIN_IMG_SIZE // options.PATCH_SIZE if options.APE else None,
+            out_features=options.OUT_FEATURES,
+            recompute=options.USE_CHECKPOINT,
+        )
+    except ValueError as error:
+        raise InputError(
+            f"MODEL.SWIN (OUT_FEATURES, DEPTHS, NUM_HEADS, EMBED_DIM): {error}"
+        ) from error
 
 
 @register(BACKBONE_REGISTRY, "build_tiny_resnet_backbone")

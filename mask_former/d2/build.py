@@ -1,44 +1,84 @@
-"""Turns ``cfg.MODEL`` into plain constructor arguments: the only reader of that section."""
+"""Builds whole models from ``cfg.MODEL``; heads and backbones have builders in their own files."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.layers import ShapeSpec, get_norm
-from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_backbone
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    Backbone,
+    SemanticSegmentor,
+)
 from torch import nn
 
 from mask_former.d2.errors import InputError
+from mask_former.d2.heads import check_at_least
 from mask_former.d2.registry import (
     CRITERION_REGISTRY,
-    MASK_DECODER_REGISTRY,
     MATCHER_REGISTRY,
     get,
     register,
 )
-from mask_former.functional.matching import bipartite_matching
+from mask_former.functional.matching import bipartite_matching, fixed_matching
 from mask_former.modeling.criterion import Matcher, SetCriterion
 from mask_former.modeling.head import MaskFormerHead
-from mask_former.modeling.mask_decoder import TransformerMaskDecoder
-from mask_former.modeling.pixel_decoder import BasePixelDecoder
-from mask_former.structures import LossWeights
-
-Shapes = dict[str, ShapeSpec]
+from mask_former.modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
+from mask_former.structures import InferenceOptions, LossWeights
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
     """The whole model on its device, without weights; our components before others' of the name."""
-    model = get(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE)(cfg)
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name == "SemanticSegmentor":
+        model = SemanticSegmentor(**_semantic_segmentor_arguments(cfg))
+    else:
+        model = get(META_ARCH_REGISTRY, name, "MODEL.META_ARCHITECTURE")(cfg)
     return model.to(cfg.MODEL.DEVICE)
+
+
+def _semantic_segmentor_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Constructor arguments of Detectron2's meta-architecture, which serves the baselines."""
+    backbone = _backbone(cfg)
+    head = _head(cfg, backbone)
+    if isinstance(head, MaskFormerHead):
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.NAME {cfg.MODEL.SEM_SEG_HEAD.NAME!r} gives masks and classes, "
+            'which MODEL.META_ARCHITECTURE "SemanticSegmentor" cannot train; use "MaskFormer"'
+        )
+    return {
+        "backbone": backbone,
+        "sem_seg_head": head,
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+    }
+
+
+def _backbone(cfg: CfgNode) -> Backbone:
+    # Detectron2's build_backbone would take another package's component of the same name.
+    build = get(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    return build(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+
+
+def _head(cfg: CfgNode, backbone: Backbone) -> nn.Module:
+    name = cfg.MODEL.SEM_SEG_HEAD.NAME
+    build = get(SEM_SEG_HEADS_REGISTRY, name, "MODEL.SEM_SEG_HEAD.NAME")
+    return build(cfg, backbone.output_shape())
 
 
 def mask_former_arguments(cfg: CfgNode) -> dict[str, Any]:
     """Constructor arguments of the meta-architecture."""
     options = cfg.MODEL.MASK_FORMER
-    backbone = build_backbone(cfg)
-    head = get(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, backbone.output_shape())
+    backbone = _backbone(cfg)
+    head = _head(cfg, backbone)
+    if isinstance(head, (PerPixelBaselineHead, PerPixelBaselinePlusHead)):
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.NAME {cfg.MODEL.SEM_SEG_HEAD.NAME!r} classifies pixels, which "
+            'MODEL.META_ARCHITECTURE "MaskFormer" cannot train; use "SemanticSegmentor"'
+        )
     size_divisibility = options.SIZE_DIVISIBILITY
     return {
         "backbone": backbone,
@@ -49,39 +89,65 @@ def mask_former_arguments(cfg: CfgNode) -> dict[str, Any]:
         "size_divisibility": (
             backbone.size_divisibility if size_divisibility < 0 else size_divisibility
         ),
-        "panoptic_on": options.TEST.PANOPTIC_ON,
-        "thing_ids": _thing_ids(cfg) if options.TEST.PANOPTIC_ON else (),
-        "object_mask_threshold": options.TEST.OBJECT_MASK_THRESHOLD,
-        "overlap_threshold": options.TEST.OVERLAP_THRESHOLD,
-        "upsample_masks_first": (
-            options.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE or options.TEST.PANOPTIC_ON
-        ),
+        "inference": _inference_options(cfg),
     }
+
+
+def _inference_options(cfg: CfgNode) -> InferenceOptions:
+    options = cfg.MODEL.MASK_FORMER.TEST
+    if not (options.SEMANTIC_ON or options.PANOPTIC_ON or options.INSTANCE_ON):
+        raise InputError(
+            "MODEL.MASK_FORMER.TEST has SEMANTIC_ON, PANOPTIC_ON and INSTANCE_ON all False: the "
+            "model would give no result; turn at least one on"
+        )
+    if options.SEMANTIC_INFERENCE not in ("marginal", "general"):
+        raise InputError(
+            f"MODEL.MASK_FORMER.TEST.SEMANTIC_INFERENCE is {options.SEMANTIC_INFERENCE!r}; give "
+            "'marginal' or 'general'"
+        )
+    return InferenceOptions(
+        semantic=options.SEMANTIC_ON,
+        panoptic=options.PANOPTIC_ON,
+        instance=options.INSTANCE_ON,
+        general_semantic=options.SEMANTIC_INFERENCE == "general",
+        upsample_masks_first=(
+            options.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE
+            or options.PANOPTIC_ON
+            or options.INSTANCE_ON
+        ),
+        thing_ids=_thing_ids(cfg) if options.PANOPTIC_ON or options.INSTANCE_ON else (),
+        object_mask_threshold=options.OBJECT_MASK_THRESHOLD,
+        overlap_threshold=options.OVERLAP_THRESHOLD,
+        max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
+    )
 
 
 def _thing_ids(cfg: CfgNode) -> frozenset[int]:
     """The things of the first training data set, which decides at test time too."""
     if not cfg.DATASETS.TRAIN:
         raise InputError(
-            "DATASETS.TRAIN is empty, but MODEL.MASK_FORMER.TEST.PANOPTIC_ON needs the thing "
-            "classes of the first training data set; name it, also when only testing"
+            "DATASETS.TRAIN is empty, but MODEL.MASK_FORMER.TEST.{PANOPTIC_ON, INSTANCE_ON} need "
+            "the thing classes of the first training data set; name it, also when only testing"
         )
     name = cfg.DATASETS.TRAIN[0]
     things = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
-    if things is None:
+    if things is not None:
+        return frozenset(things.values())
+    if cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
         raise InputError(
             f"data set {name!r} has no thing_dataset_id_to_contiguous_id in its metadata, which "
             "MODEL.MASK_FORMER.TEST.PANOPTIC_ON needs to tell things from stuff; use a panoptic "
             "data set, or turn PANOPTIC_ON off"
         )
-    return frozenset(things.values())
+    return frozenset(range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES))
 
 
 def build_criterion(cfg: CfgNode) -> nn.Module:
     """The criterion that ``MODEL.MASK_FORMER.CRITERION`` names, with its matcher."""
     options = cfg.MODEL.MASK_FORMER
-    matcher = get(MATCHER_REGISTRY, options.MATCHER)(cfg)
-    return get(CRITERION_REGISTRY, options.CRITERION)(cfg, matcher)
+    matcher = get(MATCHER_REGISTRY, options.MATCHER, "MODEL.MASK_FORMER.MATCHER")(cfg)
+    build = get(CRITERION_REGISTRY, options.CRITERION, "MODEL.MASK_FORMER.CRITERION")
+    return build(cfg, matcher)
 
 
 def _loss_weights(cfg: CfgNode) -> LossWeights:
@@ -94,99 +160,26 @@ def _bipartite_matcher(cfg: CfgNode) -> Matcher:
     return partial(bipartite_matching, weights=_loss_weights(cfg))
 
 
+@register(MATCHER_REGISTRY, "fixed")
+def _fixed_matcher(cfg: CfgNode) -> Matcher:
+    queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if queries != classes:
+        raise InputError(
+            f'MODEL.MASK_FORMER.MATCHER is "fixed", in which query k answers for class k, but '
+            f"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is {queries} and "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES {classes}; make them equal"
+        )
+    return fixed_matching
+
+
 @register(CRITERION_REGISTRY, "SetCriterion")
 def _set_criterion(cfg: CfgNode, matcher: Matcher) -> SetCriterion:
+    weights = ("NO_OBJECT_WEIGHT", "MASK_WEIGHT", "DICE_WEIGHT")
+    check_at_least(cfg, 0, *(f"MODEL.MASK_FORMER.{name}" for name in weights))
     return SetCriterion(
         num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         matcher=matcher,
         weights=_loss_weights(cfg),
         no_object_weight=cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT,
     )
-
-
-@register(SEM_SEG_HEADS_REGISTRY, "MaskFormerHead")
-def _mask_former_head(cfg: CfgNode, input_shape: Shapes) -> MaskFormerHead:
-    in_feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
-    pixel_decoder = build_pixel_decoder(cfg, input_shape)
-    in_channels = _transformer_in_channels(cfg, input_shape)
-    return MaskFormerHead(
-        pixel_decoder=pixel_decoder,
-        mask_decoder=get(MASK_DECODER_REGISTRY, cfg.MODEL.MASK_FORMER.MASK_DECODER)(
-            cfg, in_channels
-        ),
-        transformer_in_feature=in_feature,
-    )
-
-
-def _transformer_in_channels(cfg: CfgNode, input_shape: Shapes) -> int:
-    in_feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
-    if in_feature == "transformer_encoder":
-        return cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM
-    if in_feature not in input_shape:
-        raise InputError(
-            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {in_feature!r}; the backbone gives "
-            f'{", ".join(input_shape)}, the pixel decoder "transformer_encoder"'
-        )
-    return input_shape[in_feature].channels
-
-
-@register(MASK_DECODER_REGISTRY, "TransformerPredictor")
-def _transformer_predictor(cfg: CfgNode, in_channels: int) -> TransformerMaskDecoder:
-    options = cfg.MODEL.MASK_FORMER
-    return TransformerMaskDecoder(
-        in_channels=in_channels,
-        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        num_queries=options.NUM_OBJECT_QUERIES,
-        hidden_dim=options.HIDDEN_DIM,
-        mask_dim=cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
-        num_heads=options.NHEADS,
-        feedforward=options.DIM_FEEDFORWARD,
-        dropout=options.DROPOUT,
-        encoder_layers=options.ENC_LAYERS,
-        decoder_layers=options.DEC_LAYERS,
-        pre_norm=options.PRE_NORM,
-        deep_supervision=options.DEEP_SUPERVISION,
-        enforce_input_projection=options.ENFORCE_INPUT_PROJ,
-    )
-
-
-def build_pixel_decoder(cfg: CfgNode, input_shape: Shapes) -> nn.Module:
-    """The pixel decoder that ``MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME`` names.
-
-    Raises:
-        ValueError: it has no ``forward_features``.
-    """
-    name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
-    decoder = get(SEM_SEG_HEADS_REGISTRY, name)(cfg, input_shape)
-    if not callable(getattr(decoder, "forward_features", None)):
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME {name!r} cannot serve as pixel decoder: "
-            f"{type(decoder).__name__} has no method forward_features"
-        )
-    return decoder
-
-
-@register(SEM_SEG_HEADS_REGISTRY, "BasePixelDecoder")
-def _base_pixel_decoder(cfg: CfgNode, input_shape: Shapes) -> BasePixelDecoder:
-    return BasePixelDecoder(**_pixel_decoder_arguments(cfg, input_shape))
-
-
-def _pixel_decoder_arguments(cfg: CfgNode, input_shape: Shapes) -> dict[str, Any]:
-    options = cfg.MODEL.SEM_SEG_HEAD
-    missing = [name for name in options.IN_FEATURES if name not in input_shape]
-    if missing:
-        raise InputError(
-            f"MODEL.SEM_SEG_HEAD.IN_FEATURES asks for {', '.join(missing)}; the backbone gives "
-            f"{', '.join(input_shape)}"
-        )
-    finest_first = sorted(options.IN_FEATURES, key=lambda name: input_shape[name].stride)
-    return {
-        "in_channels": {name: input_shape[name].channels for name in finest_first},
-        "conv_dim": options.CONVS_DIM,
-        "mask_dim": options.MASK_DIM,
-        "norm": _norm_factory(options.NORM),
-    }
-
-
-def _norm_factory(norm: str) -> Callable[[int], nn.Module] | None:
-    return partial(get_norm, norm) if norm else None

@@ -39,6 +39,8 @@ def add_mask_former_config(cfg: CfgNode) -> None:
     _add_head_keys(cfg.MODEL.SEM_SEG_HEAD)
     cfg.MODEL.MASK_FORMER = _mask_former_keys()
     cfg.MODEL.SWIN = _swin_keys()
+    # Ours. True: scales resample the image that the test loader has resized, as published.
+    cfg.TEST.AUG.RESIZE_TWICE = True
 
 
 def _add_input_keys(node: CfgNode) -> None:
@@ -92,6 +94,11 @@ def _mask_former_keys() -> CfgNode:
     node.TEST.OBJECT_MASK_THRESHOLD = 0.0
     node.TEST.OVERLAP_THRESHOLD = 0.0
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
+    # Ours, beside PANOPTIC_ON: any of the three results in one pass.
+    node.TEST.SEMANTIC_ON = True
+    node.TEST.INSTANCE_ON = False
+    # "marginal" sums over all queries; "general" takes those that panoptic inference keeps.
+    node.TEST.SEMANTIC_INFERENCE = "marginal"
     return node
 
 
@@ -112,6 +119,7 @@ def _swin_keys() -> CfgNode:
     node.APE = False
     node.PATCH_NORM = True
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    node.USE_CHECKPOINT = False  # gradient checkpointing; not the original's
     return node
 
 

@@ -1,6 +1,6 @@
 """Meta-architecture: from Detectron2's input dicts to losses or to results."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,20 +8,25 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.postprocessing import sem_seg_postprocess
-from detectron2.structures import ImageList
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from mask_former.d2.build import mask_former_arguments
 from mask_former.d2.errors import InputError
 from mask_former.d2.registry import register
-from mask_former.functional.inference import panoptic_inference, semantic_inference
+from mask_former.functional.inference import (
+    general_semantic_inference,
+    instance_inference,
+    panoptic_inference,
+    semantic_inference,
+)
 from mask_former.functional.targets import pad_target
-from mask_former.structures import MaskPrediction, MaskTarget
+from mask_former.structures import InferenceOptions, MaskPrediction, MaskTarget
 
 
 @register(META_ARCH_REGISTRY, "MaskFormer")
 class MaskFormer(nn.Module):
-    """Mask classification for semantic and panoptic segmentation (paper, figure 2)."""
+    """Mask classification for semantic, panoptic and instance segmentation (paper, figure 2)."""
 
     @configurable
     def __init__(
@@ -33,11 +38,7 @@ class MaskFormer(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int = 32,
-        panoptic_on: bool = False,
-        thing_ids: Collection[int] = (),
-        object_mask_threshold: float = 0.0,
-        overlap_threshold: float = 0.0,
-        upsample_masks_first: bool = False,
+        inference: InferenceOptions,
     ) -> None:
         """
         Args:
@@ -47,24 +48,17 @@ class MaskFormer(nn.Module):
             pixel_mean: of each channel, in 0..255.
             pixel_std: of each channel.
             size_divisibility: batches are padded to a multiple; up to 1, to the largest image.
-            panoptic_on: also give ``panoptic_seg``.
-            thing_ids: classes whose segments stay separate.
-            object_mask_threshold: see :func:`panoptic_inference`.
-            overlap_threshold: see :func:`panoptic_inference`.
-            upsample_masks_first: resize masks to the output before the semantic scores are formed,
-                rather than resize the scores.
+            inference: which results to give, and how.
         """
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         self.size_divisibility = size_divisibility
-        self.panoptic_on = panoptic_on
-        self.thing_ids = thing_ids
-        self.object_mask_threshold = object_mask_threshold
-        self.overlap_threshold = overlap_threshold
-        self.upsample_masks_first = upsample_masks_first
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.inference = inference
+        self.register_buffer(
+            "pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False
+        )
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
@@ -92,8 +86,10 @@ class MaskFormer(nn.Module):
             In training the weighted losses by name. Else a dict for each image:
 
                 * sem_seg: scores [K, height, width].
-                * panoptic_seg (with ``panoptic_on``): segment ids [height, width] (int32; 0 is
-                  void) and the list of segments.
+                * panoptic_seg: segment ids [height, width] (int32; 0 is void) and the list of
+                  segments.
+                * instances: ``Instances`` with pred_masks [n, height, width] (bool), pred_boxes,
+                  scores and pred_classes, best first.
         """
         images = self._normalize_and_pad(batched_inputs)
         prediction = self.sem_seg_head(self.backbone(images.tensor))
@@ -128,7 +124,11 @@ class MaskFormer(nn.Module):
         mask_logits = prediction.mask_logits()
         results = []
         for x, class_logits, logits, size in zip(
-            batched_inputs, prediction.class_logits[-1], mask_logits, images.image_sizes, strict=True
+            batched_inputs,
+            prediction.class_logits[-1],
+            mask_logits,
+            images.image_sizes,
+            strict=True,
         ):
             padded = tuple(images.tensor.shape[-2:])
             output = (x.get("height", size[0]), x.get("width", size[1]))
@@ -153,20 +153,47 @@ class MaskFormer(nn.Module):
             output: of the result.
         """
         mask_logits = _upsample(mask_logits, padded)
-        if not self.upsample_masks_first:
-            scores = semantic_inference(class_logits, mask_logits)
+        if not self.inference.upsample_masks_first:
+            scores = self._semantic(class_logits, mask_logits)
             return {"sem_seg": sem_seg_postprocess(scores, size, *output)}
         mask_logits = sem_seg_postprocess(mask_logits, size, *output)
-        result: dict[str, Any] = {"sem_seg": semantic_inference(class_logits, mask_logits)}
-        if self.panoptic_on:
+        result: dict[str, Any] = {}
+        if self.inference.semantic:
+            result["sem_seg"] = self._semantic(class_logits, mask_logits)
+        if self.inference.panoptic:
             result["panoptic_seg"] = panoptic_inference(
                 class_logits,
                 mask_logits,
-                self.thing_ids,
-                self.object_mask_threshold,
-                self.overlap_threshold,
+                self.inference.thing_ids,
+                self.inference.object_mask_threshold,
+                self.inference.overlap_threshold,
             )
+        if self.inference.instance:
+            result["instances"] = self._instances(class_logits, mask_logits)
         return result
+
+    def _semantic(self, class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+        if not self.inference.general_semantic:
+            return semantic_inference(class_logits, mask_logits)
+        return general_semantic_inference(
+            class_logits,
+            mask_logits,
+            self.inference.object_mask_threshold,
+            self.inference.overlap_threshold,
+        )
+
+    def _instances(self, class_logits: Tensor, mask_logits: Tensor) -> Instances:
+        found = instance_inference(
+            class_logits, mask_logits, self.inference.thing_ids, self.inference.max_instances
+        )
+        height, width = mask_logits.shape[-2:]
+        return Instances(
+            (height, width),
+            pred_masks=found.masks,
+            pred_boxes=Boxes(found.boxes),
+            scores=found.scores,
+            pred_classes=found.labels,
+        )
 
 
 def _upsample(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:

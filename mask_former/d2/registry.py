@@ -6,11 +6,14 @@ A config names a component, a builder makes it. Another project enters its own w
     def my_matcher(cfg): ...
 """
 
+import difflib
 import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 from detectron2.utils.registry import Registry
+
+from mask_former.d2.errors import InputError
 
 Builder = TypeVar("Builder", bound=Callable)
 
@@ -43,14 +46,28 @@ def register(registry: Registry, name: str) -> Callable[[Builder], Builder]:
     return enter
 
 
-def get(registry: Registry, name: str) -> Callable:
+def get(registry: Registry, name: str, key: str) -> Callable:
     """The builder of that name, ours before others'.
 
+    Args:
+        registry: where to look.
+        name: of the component.
+        key: of the configuration that gave the name, for the message.
+
     Raises:
-        KeyError: nobody has registered the name.
+        InputError: nobody has registered the name.
     """
     ours = _ours.get((registry._name, name))
+    if ours is None and name not in registry:
+        raise InputError(_unknown(registry, name, key))
     return registry.get(name) if ours is None else ours
+
+
+def _unknown(registry: Registry, name: str, key: str) -> str:
+    known = sorted(known for known, _ in registry)
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
+    return f"{key}: nobody has registered {name!r} as {registry._name}; {hint}"
 
 
 def report_taken(data_sets: list[str]) -> None:

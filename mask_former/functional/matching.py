@@ -1,7 +1,8 @@
-"""Which query answers for which segment: matching cost and bipartite assignment.
+"""Which query answers for which segment: matching cost, bipartite and fixed assignment.
 
 Paper, section 3.2: the assignment of minimal cost between the N segments of an image and the
-queries, found for every decoder layer on its own.
+queries, found for every decoder layer on its own; or, for semantic segmentation, the fixed one in
+which every class has its query.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mask_former.functional.mask_losses import pairwise_dice_cost, pairwise_focal_cost
+from mask_former.functional.mask_losses import pairwise_mask_costs
 from mask_former.functional.targets import resize_masks
 from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
 
@@ -61,16 +62,13 @@ def matching_cost(
         pixel_embed: [D, h, w]
         target: the N segments of the image.
     """
-    layers, queries = class_logits.shape[:2]
+    height, width = pixel_embed.shape[-2:]
     class_cost = -class_logits.softmax(dim=-1)[:, :, target.labels]  # [L, Q, N]
-    mask_logits = mask_embed.flatten(0, 1) @ pixel_embed.flatten(1)  # [L*Q, P]
-    masks = resize_masks(target.masks, pixel_embed.shape[-2:]).flatten(1).to(mask_logits)
-    shape = (layers, queries, len(masks))
-    return CostTerms(
-        class_cost,
-        pairwise_focal_cost(mask_logits, masks).view(shape),
-        pairwise_dice_cost(mask_logits, masks).view(shape),
-    )
+    masks = resize_masks(target.masks, (height, width)).flatten(1).to(pixel_embed)
+    # A layer at a time: the logits of all would be the largest tensor of a training step.
+    costs = [pairwise_mask_costs(embed @ pixel_embed.flatten(1), masks) for embed in mask_embed]
+    mask_cost, dice_cost = (torch.stack(cost) for cost in zip(*costs, strict=True))
+    return CostTerms(class_cost, mask_cost, dice_cost)
 
 
 @torch.no_grad()
@@ -105,8 +103,52 @@ def bipartite_matching(
     if not np.isfinite(flat).all():
         raise ValueError(_describe_non_finite([terms(image) for image in range(len(targets))]))
     ends = np.cumsum([shape.numel() for shape in shapes])[:-1]
-    matrices = [part.reshape(shape) for part, shape in zip(np.split(flat, ends), shapes, strict=True)]
+    matrices = [
+        part.reshape(shape) for part, shape in zip(np.split(flat, ends), shapes, strict=True)
+    ]
     return _assign(matrices, prediction.class_logits.device)
+
+
+@torch.no_grad()
+def fixed_matching(prediction: MaskPrediction, targets: Sequence[MaskTarget]) -> Matches:
+    """Query k answers for class k, in every layer and image (paper, section 3.2).
+
+    For semantic targets, of which a class has at most one. All labels reach the CPU in one
+    transfer.
+
+    Args:
+        prediction: of B images, with a query for each class.
+        targets: B of them.
+
+    Raises:
+        ValueError: a class has two segments in one image, or no query; names the image.
+    """
+    layers, _, num_queries = prediction.class_logits.shape[:3]
+    counts = [len(target.labels) for target in targets]
+    labels = torch.cat([target.labels for target in targets]).cpu().split(counts)
+    rows = []
+    for i, classes in enumerate(labels):
+        _check_one_query_each(i, classes, num_queries)
+        query, target = classes.sort()
+        pairs = torch.stack([torch.full_like(query, i), query, target]).repeat(1, layers)
+        rows.append(torch.cat([torch.arange(layers).repeat_interleave(len(query))[None], pairs]))
+    layer, image, query, target = torch.cat(rows, dim=1).to(prediction.class_logits.device)
+    return Matches(layer, image, query, target, [layers * count for count in counts])
+
+
+def _check_one_query_each(image: int, classes: Tensor, num_queries: int) -> None:
+    if (classes >= num_queries).any():
+        raise ValueError(
+            f"image {image} of the batch has class {int(classes.max())}, but there are only "
+            f"{num_queries} queries; fixed matching needs a query for each class"
+        )
+    found, count = classes.unique(return_counts=True)
+    if (count > 1).any():
+        raise ValueError(
+            f"image {image} of the batch has {int(count.max())} segments of class "
+            f"{int(found[count.argmax()])}; fixed matching has one query a class: take the "
+            "semantic mapper, or bipartite matching"
+        )
 
 
 def _assign(costs: Sequence[np.ndarray], device: torch.device) -> Matches:
@@ -114,12 +156,12 @@ def _assign(costs: Sequence[np.ndarray], device: torch.device) -> Matches:
     rows, per_image = [], []
     for image, image_cost in enumerate(costs):
         for layer, cost in enumerate(image_cost):
-            query, target = linear_sum_assignment(cost)
-            index = np.broadcast_to([[layer], [image]], (2, len(query)))
-            rows.append(np.concatenate([index, [query, target]]))
+            queries, segments = linear_sum_assignment(cost)
+            index = np.broadcast_to([[layer], [image]], (2, len(queries)))
+            rows.append(np.concatenate([index, [queries, segments]]))
         per_image.append(len(image_cost) * min(image_cost.shape[1:]))
     pairs = torch.from_numpy(np.concatenate(rows, axis=1)).to(device)  # [4, M]
-    return Matches(*pairs, per_image=per_image)
+    return Matches(pairs[0], pairs[1], pairs[2], pairs[3], per_image)
 
 
 def _describe_non_finite(terms: Sequence[CostTerms]) -> str:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask_former.functional.mask_losses import dice_loss, focal_loss
+from mask_former.functional.mask_losses import matched_mask_losses
 from mask_former.functional.matching import Matches
 from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
 
@@ -23,6 +23,8 @@ class SetCriterion(nn.Module):
     ``empty_weight`` is part of the state dict, as in the original: a checkpoint decides the weight
     of "no object".
     """
+
+    empty_weight: Tensor
 
     def __init__(
         self,
@@ -57,8 +59,8 @@ class SetCriterion(nn.Module):
             targets: B of them; their masks have one common size, that of the padded batch.
 
         Returns:
-            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last layer, and the same with the suffix
-            ``_i`` of layer i < L-1.
+            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last layer, and the same with the
+            suffix ``_i`` of layer i < L-1.
 
         Raises:
             ValueError: as the matcher does.
@@ -85,7 +87,9 @@ class SetCriterion(nn.Module):
         no_object = class_logits.shape[-1] - 1
         classes = torch.full_like(class_logits[..., 0], no_object, dtype=torch.int64)  # [L, B, Q]
         labels = torch.cat([target.labels for target in targets])
-        classes[matches.layer, matches.image, matches.query] = labels[_flat_target(matches, targets)]
+        classes[matches.layer, matches.image, matches.query] = labels[
+            _flat_target(matches, targets)
+        ]
         nll = F.cross_entropy(class_logits.flatten(0, 2), classes.flatten(), reduction="none")
         weights = self.empty_weight.to(class_logits.dtype)[classes].flatten(1)  # [L, B*Q]
         return (weights * nll.view_as(weights)).sum(dim=1) / weights.sum(dim=1)
@@ -106,10 +110,9 @@ class SetCriterion(nn.Module):
         ):
             embed = prediction.mask_embed[layer, image, query]  # [m, D]
             logits = torch.einsum("md,dhw->mhw", embed, pixel_embed)
-            logits = _upsample(logits, target.masks.shape[-2:]).flatten(1)  # [m, P]
-            masks = target.masks[index].flatten(1).to(logits)
-            focal = focal.index_add(0, layer, focal_loss(logits, masks))
-            dice = dice.index_add(0, layer, dice_loss(logits, masks))
+            image_focal, image_dice = matched_mask_losses(logits, target.masks[index])
+            focal = focal.index_add(0, layer, image_focal)
+            dice = dice.index_add(0, layer, image_dice)
         num_masks = _mean_over_ranks(sum(len(target.labels) for target in targets), focal)
         return focal / num_masks, dice / num_masks
 
@@ -135,13 +138,6 @@ def _flat_target(matches: Matches, targets: Sequence[MaskTarget]) -> Tensor:
     counts = [len(target.labels) for target in targets]
     starts = torch.tensor([0, *counts[:-1]]).cumsum(0).to(matches.image.device)
     return starts[matches.image] + matches.target
-
-
-def _upsample(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of [m, h, w] to the given (H, W)."""
-    # Masks go along the batch axis, the only one that interpolate allows to be empty.
-    masks = mask_logits[:, None]
-    return F.interpolate(masks, size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _mean_over_ranks(num_masks: int, like: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ class PixelDecoderCheckpoint(nn.Module):
     """
 
     _version = 2
-    pixel_decoder: nn.Module
+    pixel_decoder: Any
+    """A module with a method ``forward_features``, which nn.Module's type does not know."""
     predictor: nn.Module
 
     def _load_from_state_dict(
@@ -35,6 +36,25 @@ class PixelDecoderCheckpoint(nn.Module):
                 len(old),
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def transformer_feature(
+        self, name: str, features: Mapping[str, Tensor], encoded: Tensor | None
+    ) -> Tensor:
+        """The feature that the queries look at.
+
+        Args:
+            name: of a backbone feature, or "transformer_encoder".
+            features: of the backbone, by name.
+            encoded: by the pixel decoder.
+        """
+        if name != "transformer_encoder":
+            return features[name]
+        if encoded is None:
+            raise ValueError(
+                'transformer_in_feature is "transformer_encoder", but '
+                f"{type(self.pixel_decoder).__name__} has no transformer encoder"
+            )
+        return encoded
 
 
 class MaskFormerHead(PixelDecoderCheckpoint):
@@ -63,11 +83,5 @@ class MaskFormerHead(PixelDecoderCheckpoint):
             features: [B, channels, height, width] by name.
         """
         pixel_embed, encoded = self.pixel_decoder.forward_features(features)
-        if self.transformer_in_feature != "transformer_encoder":
-            return self.predictor(features[self.transformer_in_feature], pixel_embed)
-        if encoded is None:
-            raise ValueError(
-                'transformer_in_feature is "transformer_encoder", but '
-                f"{type(self.pixel_decoder).__name__} has no transformer encoder"
-            )
-        return self.predictor(encoded, pixel_embed)
+        feature = self.transformer_feature(self.transformer_in_feature, features, encoded)
+        return self.predictor(feature, pixel_embed)

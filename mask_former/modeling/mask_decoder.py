@@ -1,25 +1,34 @@
 """Transformer decoder: queries to class logits and mask embeddings (paper, section 3.3)."""
 
-import torch
+from typing import Any
+
 from torch import Tensor, nn
 
 from mask_former.modeling.layers import MLP, init_conv
-from mask_former.modeling.position_encoding import sine_position_encoding
-from mask_former.modeling.transformer import Transformer, TransformerDecoder, TransformerEncoder
+from mask_former.modeling.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerEncoder,
+    as_tokens,
+    position_tokens,
+)
 from mask_former.structures import MaskPrediction
 
 
 class TransformerMaskDecoder(nn.Module):
     """Learned queries look at an image feature; each gives a class and a mask embedding.
 
+    Without classes it gives mask embeddings alone, for :class:`PerPixelBaselinePlusHead`.
     Attribute names give the state-dict keys of the published checkpoints.
     """
+
+    class_embed: nn.Linear | None
 
     def __init__(
         self,
         *,
         in_channels: int,
-        num_classes: int,
+        num_classes: int | None,
         num_queries: int,
         hidden_dim: int = 256,
         mask_dim: int = 256,
@@ -35,7 +44,7 @@ class TransformerMaskDecoder(nn.Module):
         """
         Args:
             in_channels: of the image feature.
-            num_classes: K.
+            num_classes: K; None for mask embeddings alone.
             num_queries: Q.
             hidden_dim: C; even, and divisible by ``num_heads``.
             mask_dim: D, the channels of the per-pixel embedding.
@@ -49,7 +58,7 @@ class TransformerMaskDecoder(nn.Module):
             enforce_input_projection: project the feature even if its channels are C already.
         """
         super().__init__()
-        common = {
+        common: dict[str, Any] = {
             "channels": hidden_dim,
             "num_heads": num_heads,
             "feedforward": feedforward,
@@ -66,7 +75,7 @@ class TransformerMaskDecoder(nn.Module):
         if in_channels != hidden_dim or enforce_input_projection:
             self.input_proj = nn.Conv2d(in_channels, hidden_dim, kernel_size=1)
             init_conv(self.input_proj)
-        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.class_embed = None if num_classes is None else nn.Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, num_layers=3)
 
     def forward(self, feature: Tensor, pixel_embed: Tensor) -> MaskPrediction:
@@ -76,19 +85,17 @@ class TransformerMaskDecoder(nn.Module):
             feature: [B, in_channels, any height, any width]
             pixel_embed: [B, D, h, w]
         """
-        queries = self._decode(self.input_proj(feature))
-        if not self.deep_supervision:
-            queries = queries[-1:]
+        if self.class_embed is None:
+            raise ValueError("a mask decoder without num_classes gives mask embeddings alone")
+        queries = self._decode(feature)
         return MaskPrediction(self.class_embed(queries), self.mask_embed(queries), pixel_embed)
 
-    def _decode(self, x: Tensor) -> Tensor:
-        """[B, C, height, width] to [L, B, Q, C]."""
-        pos = sine_position_encoding(*x.shape[-2:], channels=x.shape[1], device=x.device)
-        return self.transformer(
-            _as_tokens(x), _as_tokens(pos[None]).to(x.dtype), self.query_embed.weight[None]
-        )
+    def mask_embeddings(self, feature: Tensor) -> Tensor:
+        """Mask embeddings [L, B, Q, D] alone, of the same layers as :meth:`forward`."""
+        return self.mask_embed(self._decode(feature))
 
-
-def _as_tokens(x: Tensor) -> Tensor:
-    """[B, C, height, width] to [B, S, C]."""
-    return torch.flatten(x, 2).transpose(1, 2)
+    def _decode(self, feature: Tensor) -> Tensor:
+        """[B, in_channels, height, width] to the queries [L, B, Q, C] of the predicting layers."""
+        x = self.input_proj(feature)
+        queries = self.transformer(as_tokens(x), position_tokens(x), self.query_embed.weight[None])
+        return queries if self.deep_supervision else queries[-1:]

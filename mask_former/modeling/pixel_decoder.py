@@ -1,12 +1,13 @@
-"""Pixel decoder: backbone features to per-pixel embeddings (paper, sections 3.3 and 4.1)."""
+"""Pixel decoders: backbone features to per-pixel embeddings (paper, sections 3.3 and 4.1)."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask_former.modeling.layers import ConvNorm, NormFactory, group_norm, init_conv
+from mask_former.modeling.transformer import TransformerEncoder, as_tokens, position_tokens
 
 
 class PixelDecoderOutput(NamedTuple):
@@ -24,6 +25,9 @@ class BasePixelDecoder(nn.Module):
     Attribute names (``adapter_1``, ``layer_1``, …; 1 is the finest feature) give the state-dict
     keys of the published checkpoints.
     """
+
+    encoded_channels: int | None = None
+    """Of the ``encoded`` feature; None where there is none."""
 
     def __init__(
         self,
@@ -74,3 +78,95 @@ class BasePixelDecoder(nn.Module):
             x = lateral + F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
             x = self.get_submodule(f"layer_{i}")(x)
         return self.mask_features(x)
+
+
+class TransformerEncoderPixelDecoder(BasePixelDecoder):
+    """The same with DETR's encoder on the coarsest feature, as the COCO panoptic ResNets have."""
+
+    def __init__(
+        self,
+        in_channels: Mapping[str, int],
+        *,
+        conv_dim: int = 256,
+        mask_dim: int = 256,
+        norm: NormFactory | None = group_norm,
+        encoder_layers: int = 6,
+        num_heads: int = 8,
+        feedforward: int = 2048,
+        dropout: float = 0.1,
+        pre_norm: bool = False,
+    ) -> None:
+        """
+        Args:
+            in_channels: as :class:`BasePixelDecoder`.
+            conv_dim: channels inside the decoder, the encoder included; even, and divisible by
+                ``num_heads``.
+            mask_dim: D.
+            norm: as :class:`BasePixelDecoder`.
+            encoder_layers: transformer encoder layers.
+            num_heads: attention heads.
+            feedforward: width of the FFNs.
+            dropout: in [0, 1).
+            pre_norm: norm before each step instead of after it.
+        """
+        super().__init__(in_channels, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
+        self.encoded_channels = conv_dim
+        self.input_proj = nn.Conv2d(in_channels[self.in_features[-1]], conv_dim, kernel_size=1)
+        init_conv(self.input_proj)
+        encoder = TransformerEncoder(
+            channels=conv_dim,
+            num_heads=num_heads,
+            feedforward=feedforward,
+            dropout=dropout,
+            num_layers=encoder_layers,
+            pre_norm=pre_norm,
+        )
+        self.transformer = nn.ModuleDict({"encoder": encoder})
+        # Deleted first, so that the new one comes last: the order of parameters is the order of
+        # the optimizer state in published checkpoints.
+        coarsest = f"layer_{len(in_channels)}"
+        delattr(self, coarsest)
+        self.add_module(coarsest, ConvNorm(conv_dim, conv_dim, 3, norm, relu=True))
+
+    def forward(self, features: Mapping[str, Tensor]) -> PixelDecoderOutput:
+        """Per-pixel embeddings at the finest resolution, and the encoded coarsest feature.
+
+        Args:
+            features: [B, channels, height, width] by name; other names are ignored.
+        """
+        x = self.input_proj(features[self.in_features[-1]])
+        tokens = self.transformer["encoder"](as_tokens(x), position_tokens(x))
+        encoded = tokens.transpose(1, 2).view_as(x)  # [B, C, height, width]
+        return PixelDecoderOutput(self._top_down(features, encoded), encoded)
+
+
+class PerPixelHeadAsPixelDecoder(nn.Module):
+    """Lets any per-pixel classifier serve as pixel decoder (paper, section 3.3).
+
+    A classifier of D classes gives D values a pixel: taken as embedding instead of as scores, they
+    are what the mask decoder needs.
+    """
+
+    encoded_channels: int | None = None
+    head: Any
+
+    def __init__(self, head: nn.Module) -> None:
+        """
+        Args:
+            head: its method ``layers`` takes features by name and gives [B, D, h, w], as the
+                semantic heads of Detectron2 do.
+        """
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Mapping[str, Tensor]) -> PixelDecoderOutput:
+        """Per-pixel embeddings at the resolution of the head.
+
+        Args:
+            features: [B, channels, height, width] by name.
+        """
+        return PixelDecoderOutput(self.head.layers(features), None)
+
+    def forward_features(self, features: Mapping[str, Tensor]) -> PixelDecoderOutput:
+        """The same as calling it."""
+        return self(features)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mask_former.modeling.position_encoding import sine_position_encoding
+
 
 class _FeedForward(nn.Module):
     """What encoder and decoder layers share: the FFN, and norms before or after each step."""
@@ -181,6 +183,17 @@ class Transformer(nn.Module):
             query_pos: learned positions of the queries [1, Q, C].
         """
         return self.decoder(query_pos, self.encoder(x, pos), pos)
+
+
+def as_tokens(x: Tensor) -> Tensor:
+    """[B, C, height, width] to [B, S, C]."""
+    return torch.flatten(x, 2).transpose(1, 2)
+
+
+def position_tokens(x: Tensor) -> Tensor:
+    """Position encoding [1, S, C] of the cells of a map [B, C, height, width], of its type."""
+    pos = sine_position_encoding(x.shape[2], x.shape[3], channels=x.shape[1], device=x.device)
+    return as_tokens(pos[None]).to(x.dtype)
 
 
 def init_transformer(module: nn.Module) -> None:

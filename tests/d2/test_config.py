@@ -26,6 +26,11 @@ ADE20K = (
     "maskformer_R101c_bs16_160k",
 )
 OURS = {f"MODEL.MASK_FORMER.{name}" for name in ("MASK_DECODER", "CRITERION", "MATCHER")}
+OURS |= {"MODEL.SWIN.USE_CHECKPOINT", "TEST.AUG.RESIZE_TWICE"}
+OURS |= {
+    f"MODEL.MASK_FORMER.TEST.{name}"
+    for name in ("SEMANTIC_ON", "INSTANCE_ON", "SEMANTIC_INFERENCE")
+}
 SCALES = '!!python/object/apply:eval ["[int(x * 0.1 * 512) for x in range(5, 21)]"]'
 MS512 = (256, 307, 358, 409, 460, 512, 563, 614, 665, 716, 768, 819, 870, 921, 972, 1024)
 

@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 
-from mask_former.functional.inference import panoptic_inference, semantic_inference
+from mask_former.functional.inference import (
+    general_semantic_inference,
+    instance_inference,
+    panoptic_inference,
+    semantic_inference,
+)
 
 CLASS_LOGITS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
 MASK_LOGITS = torch.tensor(
@@ -16,8 +21,9 @@ MASK_LOGITS = torch.tensor(
 def random_case(seed):
     """Blob-like masks of a few sizes; every seed another mixture of confident and vague queries."""
     g = torch.Generator().manual_seed(seed)
-    queries, classes = int(torch.randint(1, 9, (), generator=g)), int(
-        torch.randint(1, 5, (), generator=g)
+    queries, classes = (
+        int(torch.randint(1, 9, (), generator=g)),
+        int(torch.randint(1, 5, (), generator=g)),
     )
     h, w = (int(x) for x in torch.randint(1, 8, (2,), generator=g))
     sharpness = (0.5, 3.0, 8.0)[seed % 3]
@@ -198,3 +204,91 @@ def test_order_of_queries_changes_names_only():
         semantic_inference(class_logits[order], mask_logits[order]),
         semantic_inference(class_logits, mask_logits),
     )
+
+
+def slow_general(class_logits, mask_logits, object_threshold, overlap_threshold):
+    """Keeps the queries that own a segment when every class is a thing; then the plain maximum."""
+    classes = class_logits.shape[1] - 1
+    scores = torch.zeros(classes, *mask_logits.shape[1:])
+    no_object = classes
+    candidates = []
+    for z, m in zip(class_logits.softmax(1), mask_logits.sigmoid(), strict=True):
+        if int(z.argmax()) != no_object and z.max() > object_threshold:
+            candidates.append((int(z.argmax()), z.max() * m, m))
+    for k, (label, weighted, mask) in enumerate(candidates):
+        owned = torch.ones_like(mask, dtype=torch.bool)
+        for j, (_, other, _) in enumerate(candidates):
+            owned &= (weighted > other) if j < k else (weighted >= other)
+        original = int((mask >= 0.5).sum())
+        area = int(owned.sum())
+        if area and original and area / original >= overlap_threshold:
+            scores[label] = torch.maximum(scores[label], weighted)
+    return scores
+
+
+def test_general_semantic_equals_the_slow_reference_on_many_random_cases():
+    empty = 0
+    for seed in range(400):
+        class_logits, mask_logits, _, *thresholds = random_case(seed)
+        scores = general_semantic_inference(class_logits, mask_logits, *thresholds)
+        expected = slow_general(class_logits, mask_logits, *thresholds)
+        torch.testing.assert_close(scores, expected, msg=str(seed))
+        empty += int(not expected.any())
+    assert 0 < empty < 300
+
+
+def slow_instances(class_logits, mask_logits, things, max_instances):
+    """All pairs, one at a time; boxes by listing the pixels."""
+    pairs = []
+    for z, m in zip(class_logits.softmax(1), mask_logits.sigmoid(), strict=True):
+        pairs += [(float(z[c]), c, m) for c in things]
+    pairs.sort(key=lambda pair: -pair[0])
+    found = []
+    for prob, label, m in pairs[:max_instances]:
+        pixels = [(y, x) for y in range(m.shape[0]) for x in range(m.shape[1]) if m[y, x] > 0.5]
+        if pixels:
+            ys, xs = zip(*pixels, strict=True)
+            box = [min(xs), min(ys), max(xs) + 1, max(ys) + 1]
+            score = prob * sum(float(m[p]) for p in pixels) / len(pixels)
+            found.append((score, label, box, sorted(pixels)))
+    return sorted(found, key=lambda instance: (-round(instance[0], 5), instance[1:]))
+
+
+def test_instances_equal_the_slow_reference_on_many_random_cases():
+    counts = set()
+    for seed in range(400):
+        class_logits, mask_logits, things, *_ = random_case(seed)
+        if seed % 5 == 0:  # ties leave open which pairs are taken
+            continue
+        result = instance_inference(class_logits, mask_logits, things, max_instances=seed % 12)
+        ours = [
+            (float(score), int(label), box.tolist(), sorted(map(tuple, mask.nonzero().tolist())))
+            for label, score, mask, box in zip(*result, strict=True)
+        ]
+        assert result.scores.tolist() == sorted(result.scores.tolist(), reverse=True)
+        ours.sort(key=lambda instance: (-round(instance[0], 5), instance[1:]))
+        expected = slow_instances(class_logits, mask_logits, sorted(things), seed % 12)
+        assert [i[1:] for i in ours] == [i[1:] for i in expected], seed
+        assert [i[0] for i in ours] == pytest.approx([i[0] for i in expected], abs=1e-5)
+        counts.add(len(ours))
+    assert len(counts) >= 8
+
+
+def test_boxes_are_tight_and_no_mask_is_empty():
+    for seed in range(50):
+        class_logits, mask_logits, *_ = random_case(seed)
+        classes = range(class_logits.shape[1] - 1)
+        result = instance_inference(class_logits, mask_logits, classes, 100)
+        assert result.masks.flatten(1).any(dim=1).all()
+        for mask, box in zip(result.masks, result.boxes.int().tolist(), strict=True):
+            x0, y0, x1, y1 = box
+            assert mask[y0:y1, x0:x1].sum() == mask.sum()
+            assert mask[y0].any() and mask[y1 - 1].any()  # noqa: PT018
+            assert mask[:, x0].any() and mask[:, x1 - 1].any()  # noqa: PT018
+
+
+def test_no_things_give_no_instances():
+    class_logits, mask_logits, *_ = random_case(1)
+    result = instance_inference(class_logits, mask_logits, (), 100)
+    assert [len(x) for x in result] == [0, 0, 0, 0]
+    assert result.masks.shape[1:] == mask_logits.shape[1:]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mask_former.functional.matching import bipartite_matching, matching_cost
+from mask_former.functional.matching import bipartite_matching, fixed_matching, matching_cost
 from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
 
 WEIGHTS = LossWeights()
@@ -34,15 +34,15 @@ def random_case(segments, layers=2, queries=5, classes=3, size=(4, 6), factor=2,
 
 def pairs(matches, layer, image):
     chosen = (matches.layer == layer) & (matches.image == image)
-    return list(
-        zip(matches.query[chosen].tolist(), matches.target[chosen].tolist(), strict=True)
-    )
+    return list(zip(matches.query[chosen].tolist(), matches.target[chosen].tolist(), strict=True))
 
 
 def slow_cost(class_logits, mask_logits, target, weights):
     """Spec 5.1 for one layer of one image, one pair at a time, in plain formulas."""
     probs = class_logits.softmax(-1)
-    masks = F.interpolate(target.masks[:, None].float(), mask_logits.shape[-2:], mode="nearest")[:, 0]
+    masks = F.interpolate(target.masks[:, None].float(), mask_logits.shape[-2:], mode="nearest")[
+        :, 0
+    ]
     cost = torch.zeros(len(class_logits), len(target.labels))
     for q, logits in enumerate(mask_logits):
         p = logits.sigmoid()
@@ -52,7 +52,9 @@ def slow_cost(class_logits, mask_logits, target, weights):
             focal = (alpha_t * (1 - p_t) ** 2 * bce).mean()
             dice = 1 - (2 * (p * g).sum() + 1) / (p.sum() + g.sum() + 1)
             cost[q, n] = (
-                weights.mask * focal - weights.classification * probs[q, label] + weights.dice * dice
+                weights.mask * focal
+                - weights.classification * probs[q, label]
+                + weights.dice * dice
             )
     return cost
 
@@ -96,7 +98,10 @@ def test_assignment_is_the_best_of_all(seed):
             small, large = sorted(cost.shape)
             table = cost if cost.shape[0] <= cost.shape[1] else cost.T
             best = min(
-                (sum(table[i, j] for i, j in enumerate(order)) for order in permutations(range(large), small)),
+                (
+                    sum(table[i, j] for i, j in enumerate(order))
+                    for order in permutations(range(large), small)
+                ),
                 default=0,
             )
             assert float(sum(cost[q, n] for q, n in found)) == pytest.approx(float(best), abs=1e-4)
@@ -108,7 +113,9 @@ def test_published_micro_example():
         [[[2.0, -2.0], [2.0, -2.0]], [[-1.0, 1.0], [-1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
     )
     prediction = MaskPrediction(
-        torch.tensor([[[[1.0, 0, 0], [0, 2.0, 0], [0, 0, 1.0]]]]), torch.eye(3)[None, None], masks[None]
+        torch.tensor([[[[1.0, 0, 0], [0, 2.0, 0], [0, 0, 1.0]]]]),
+        torch.eye(3)[None, None],
+        masks[None],
     )
     left = torch.zeros(4, 4, dtype=torch.bool)
     left[:, :2] = True
@@ -188,3 +195,56 @@ def test_an_overflow_of_the_weighted_sum_is_named():
     prediction, targets = random_case([2])
     with pytest.raises(ValueError, match="overflows"):
         bipartite_matching(prediction, targets, LossWeights(mask=1e39))
+
+
+def labelled(*classes_of_image):
+    """Targets with the given classes; the masks do not count."""
+    return [
+        MaskTarget(torch.tensor(classes, dtype=torch.int64), torch.zeros(len(classes), 8, 12) > 0)
+        for classes in classes_of_image
+    ]
+
+
+def test_fixed_matching_gives_every_class_its_query():
+    prediction, _ = random_case([0, 0, 0], layers=2, queries=5)
+    matches = fixed_matching(prediction, labelled([3, 0, 4], [], [1]))
+    for layer in range(2):
+        assert pairs(matches, layer, 0) == [(0, 1), (3, 0), (4, 2)]
+        assert pairs(matches, layer, 1) == []
+        assert pairs(matches, layer, 2) == [(1, 0)]
+    assert matches.per_image == [6, 0, 2]
+    assert all(index.dtype == torch.int64 for index in matches[:4])
+    order = list(
+        zip(matches.image.tolist(), matches.layer.tolist(), matches.query.tolist(), strict=True)
+    )
+    assert order == sorted(order)
+
+
+def test_fixed_matching_without_segments():
+    prediction, _ = random_case([0])
+    matches = fixed_matching(prediction, labelled([]))
+    assert matches.per_image == [0]
+    assert all(index.shape == (0,) and index.dtype == torch.int64 for index in matches[:4])
+
+
+def test_fixed_matching_asks_for_labels_once(monkeypatch):
+    """On a CPU nothing moves, so the calls that would move something are counted."""
+    calls = []
+    original = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: calls.append(1) or original(self))
+    prediction, _ = random_case([0, 0, 0])
+    fixed_matching(prediction, labelled([3, 0, 4], [], [1]))
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (([1], [2, 0, 2]), "image 1 of the batch has 2 segments of class 2; .* bipartite"),
+        (([5],), "image 0 of the batch has class 5, but there are only 5 queries"),
+    ],
+)
+def test_fixed_matching_refuses_what_is_not_semantic(classes, message):
+    prediction, _ = random_case([0, 0], queries=5)
+    with pytest.raises(ValueError, match=message):
+        fixed_matching(prediction, labelled(*classes))

@@ -106,7 +106,9 @@ def test_losses_and_gradients_are_those_of_the_reference(segments):
     expected = reference_losses(prediction, targets, WEIGHTS)
     assert losses.keys() == expected.keys()
     for name, loss in losses.items():
-        assert float(loss.detach()) == pytest.approx(float(expected[name].detach()), rel=1e-9, abs=1e-12), name
+        assert float(loss.detach()) == pytest.approx(
+            float(expected[name].detach()), rel=1e-9, abs=1e-12
+        ), name
     for ours, theirs in zip(
         gradients(losses, prediction), gradients(expected, prediction), strict=True
     ):
@@ -171,7 +173,9 @@ def test_mask_logits_with_gradients_exist_for_matched_queries_only():
 def test_padding_and_batch_order_do_not_matter():
     prediction, targets = random_case([3, 2])
     swapped = MaskPrediction(
-        prediction.class_logits.flip(1), prediction.mask_embed.flip(1), prediction.pixel_embed.flip(0)
+        prediction.class_logits.flip(1),
+        prediction.mask_embed.flip(1),
+        prediction.pixel_embed.flip(0),
     )
     losses = make_criterion()(prediction, targets)
     others = make_criterion()(swapped, targets[::-1])
@@ -183,7 +187,9 @@ def test_order_of_queries_and_segments_does_not_matter():
     prediction, targets = random_case([3])
     order = torch.tensor([4, 2, 0, 1, 3])
     permuted = MaskPrediction(
-        prediction.class_logits[:, :, order], prediction.mask_embed[:, :, order], prediction.pixel_embed
+        prediction.class_logits[:, :, order],
+        prediction.mask_embed[:, :, order],
+        prediction.pixel_embed,
     )
     flipped = [MaskTarget(targets[0].labels.flip(0), targets[0].masks.flip(0))]
     losses = make_criterion()(prediction, targets)

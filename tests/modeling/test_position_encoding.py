@@ -39,7 +39,7 @@ def test_every_cell_by_the_definition():
 
 
 def test_odd_channels_are_refused():
-    with pytest.raises(ValueError, match="must be even.*got 5"):
+    with pytest.raises(ValueError, match=r"must be even.*got 5"):
         sine_position_encoding(2, 2, channels=5)
 
 

@@ -1,0 +1,204 @@
+#!/usr/bin/env python
+"""From nothing to a picture sheet: draws the data set shapes, trains on it, evaluates and shows.
+
+It makes below ``--output``::
+
+    data/shapes       the data set, by datasets/prepare_shapes.py; kept if it is up to date
+    train             the run of train_net.py: log, metrics, weights
+    shapes_sheet.png  input, ground truth and prediction of the first held-out images
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from PIL import Image, ImageDraw, ImageFont
+from predictor import VisualizationDemo
+from tabulate import tabulate
+
+from mask_former.d2.config import get_mask_former_cfg, merge_yaml
+from mask_former.d2.data.reading import read_image, read_panoptic_map, rgb_to_id
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml"
+ROWS = 8  # pictures on the sheet
+SCALE = 3  # the pictures are too small for labels
+MARGIN = 8  # pixels between pictures
+FONT_SIZE = 20
+COLUMNS = ("input", "ground truth", "prediction")
+
+Metrics = dict[str, float]
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Draw the data set shapes, train a small panoptic MaskFormer on it, evaluate "
+        "it, and write a sheet of pictures. After an interruption, run it again."
+    )
+    add = parser.add_argument
+    folder = Path("output", "shapes_demo")
+    add("--output", type=Path, default=folder, help="folder to write; default: %(default)s")
+    add("--seed", type=int, default=0, help="of data set and training; default: %(default)s")
+    add("--num-train", help="training images; default: that of prepare_shapes.py")
+    add("--num-val", help="held-out images; default: that of prepare_shapes.py")
+    add(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="changes to the configuration of the training; come last",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Walks through the steps; the path of the sheet is the last line."""
+    args = parse_args(argv)
+    output = args.output.resolve()
+    run, sheet = output / "train", output / "shapes_sheet.png"
+    sheet.unlink(missing_ok=True)  # an interrupted run must not pass for a finished one
+    prepare_data(output / "data" / "shapes", args)
+    os.environ["DETECTRON2_DATASETS"] = str(output / "data")  # for train_net.py, and for us
+    start = time.perf_counter()
+    train(run, args)
+    seconds = time.perf_counter() - start
+    metrics = read_metrics(run)
+    draw_sheet(run, metrics).save(sheet)
+    print(describe(metrics, seconds))
+    print(sheet)
+
+
+def prepare_data(folder: Path, args: argparse.Namespace) -> None:
+    """Draws the data set, unless what lies in the folder is what would be drawn."""
+    shapes = load_prepare_shapes()
+    counts = {"train": args.num_train, "val": args.num_val}
+    given = [f"--num-{split}={count}" for split, count in counts.items() if count is not None]
+    command = [f"--output={folder}", f"--seed={args.seed}", *given]
+    wanted = shapes.parse_args(command)
+    num_images = {split: getattr(wanted, f"num_{split}") for split in shapes.SPLITS}
+    record = {"version": shapes.VERSION, "seed": wanted.seed, "num_images": num_images}
+    path = folder / "shapes.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == record:
+        print(f"{folder} is up to date")
+    else:
+        print(f"Drawing {sum(num_images.values())} images into {folder}", flush=True)
+        shapes.main(command)
+
+
+def load_prepare_shapes() -> ModuleType:
+    """The script of the data set; it belongs to no package."""
+    path = ROOT / "datasets" / "prepare_shapes.py"
+    spec = importlib.util.spec_from_file_location("prepare_shapes", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def train(run: Path, args: argparse.Namespace) -> None:
+    """Trains and evaluates by train_net.py, which logs to the terminal."""
+    (run / "metrics.json").unlink(missing_ok=True)  # a run would add to it
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(CONFIG)]
+    options = ["OUTPUT_DIR", str(run), "SEED", str(args.seed), *args.opts]
+    sys.stdout.flush()  # in a pipe, our lines would come after its own
+    code = subprocess.run([*command, *options]).returncode
+    if code != 0:
+        print(f"error: the training ended with exit code {code}; see above", file=sys.stderr)
+        sys.exit(code)
+
+
+def read_metrics(run: Path) -> Metrics:
+    """The last line of what Detectron2 has written, that of the evaluation."""
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8").splitlines()[-1])
+
+
+def describe(metrics: Metrics, seconds: float) -> str:
+    """A table of the results, in per cent."""
+    rows = [
+        [name, *(f"{metrics[f'panoptic_seg/{key}{suffix}']:.1f}" for key in ("PQ", "SQ", "RQ"))]
+        for name, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st"))
+    ]
+    table = tabulate(rows, headers=["", "PQ", "SQ", "RQ"], disable_numparse=True, stralign="right")
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"\n{table}\n\nmIoU {metrics['sem_seg/mIoU']:.1f}\n"
+        f"training and evaluation: {minutes} min {rest} s\n"
+    )
+
+
+def draw_sheet(run: Path, metrics: Metrics) -> Image.Image:
+    """Input, ground truth and prediction of the first test images, in their order."""
+    cfg = get_mask_former_cfg()
+    merge_yaml(cfg, str(run / "config.yaml"))
+    cfg.MODEL.WEIGHTS = str(run / "model_final.pth")
+    demo = VisualizationDemo(cfg)
+    samples = DatasetCatalog.get(cfg.DATASETS.TEST[0])
+    rows = [draw_row(demo, sample) for sample in samples[:ROWS]]
+    return lay_out(title(cfg, metrics, len(samples)), rows)
+
+
+def title(cfg: CfgNode, metrics: Metrics, num_images: int) -> str:
+    """The line above the sheet."""
+    panoptic = [f"panoptic_seg/PQ{suffix}" for suffix in ("", "_th", "_st")]
+    pq, things, stuff = (f"{metrics[key]:.1f}" for key in panoptic)
+    return (
+        f"mIoU {metrics['sem_seg/mIoU']:.1f}, PQ {pq} (things {things}, stuff {stuff}) on the "
+        f"{num_images} images of {cfg.DATASETS.TEST[0]}; these are its first"
+    )
+
+
+def draw_row(demo: VisualizationDemo, sample: dict[str, Any]) -> list[np.ndarray]:
+    """The three pictures [SCALE H, SCALE W, 3], RGB, of one image."""
+    image = read_image(sample, "BGR")
+    segments = sample["segments_info"]
+    ids = rgb_to_id(read_panoptic_map(sample["pan_seg_file_name"], segments))
+    predicted_ids, predicted = demo.predictor(image)["panoptic_seg"]
+    large = cv2.resize(image, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
+    return [
+        large[:, :, ::-1],
+        draw_segments(demo, large, ids, segments),
+        draw_segments(demo, large, predicted_ids.cpu().numpy(), predicted),
+    ]
+
+
+def draw_segments(
+    demo: VisualizationDemo, large: np.ndarray, ids: np.ndarray, segments: list[dict[str, Any]]
+) -> np.ndarray:
+    """The enlarged image with its segments; ids: [H, W], at the original size."""
+    # A score for each thing would cover the small ones.
+    unscored = [{key: s[key] for key in s if key != "score"} for s in segments]
+    enlarged = torch.as_tensor(ids.repeat(SCALE, axis=0).repeat(SCALE, axis=1))
+    return demo.draw(large, {"panoptic_seg": (enlarged, unscored)}).get_image()
+
+
+def lay_out(line: str, rows: list[list[np.ndarray]]) -> Image.Image:
+    """Rows of pictures of one size below a line of text and the columns' titles."""
+    height, width = rows[0][0].shape[:2]
+    right, down = width + MARGIN, height + MARGIN
+    top = 2 * (FONT_SIZE + 2 * MARGIN)
+    sheet = Image.new("RGB", (MARGIN + right * len(COLUMNS), top + down * len(rows)), "white")
+    write = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(FONT_SIZE)
+    write.text((MARGIN, MARGIN), line, "black", font)
+    for i, column in enumerate(COLUMNS):
+        write.text((MARGIN + i * right + width // 2, top - MARGIN), column, "black", font, "md")
+    for j, row in enumerate(rows):
+        for i, picture in enumerate(row):
+            sheet.paste(Image.fromarray(picture), (MARGIN + i * right, top + j * down))
+    return sheet
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""Builds heads and their parts from ``cfg.MODEL``, and refuses keys that contradict each other."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import nn
+
+from mask_former.d2.errors import InputError
+from mask_former.d2.registry import MASK_DECODER_REGISTRY, get, register
+from mask_former.modeling.head import MaskFormerHead
+from mask_former.modeling.mask_decoder import TransformerMaskDecoder
+from mask_former.modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
+from mask_former.modeling.pixel_decoder import (
+    BasePixelDecoder,
+    PerPixelHeadAsPixelDecoder,
+    TransformerEncoderPixelDecoder,
+)
+
+Shapes = dict[str, ShapeSpec]
+
+_HEADS = ("MaskFormerHead", "PerPixelBaselineHead", "PerPixelBaselinePlusHead")
+
+
+@register(SEM_SEG_HEADS_REGISTRY, "MaskFormerHead")
+def _mask_former_head(cfg: CfgNode, input_shape: Shapes) -> MaskFormerHead:
+    options = cfg.MODEL.MASK_FORMER
+    pixel_decoder = build_pixel_decoder(cfg, input_shape)
+    in_channels = _transformer_in_channels(cfg, input_shape, pixel_decoder)
+    build = get(MASK_DECODER_REGISTRY, options.MASK_DECODER, "MODEL.MASK_FORMER.MASK_DECODER")
+    return MaskFormerHead(
+        pixel_decoder=pixel_decoder,
+        mask_decoder=build(cfg, in_channels),
+        transformer_in_feature=options.TRANSFORMER_IN_FEATURE,
+    )
+
+
+@register(SEM_SEG_HEADS_REGISTRY, "PerPixelBaselineHead")
+def _per_pixel_baseline_head(cfg: CfgNode, input_shape: Shapes) -> PerPixelBaselineHead:
+    options = cfg.MODEL.SEM_SEG_HEAD
+    check_at_least(cfg, 1, "MODEL.SEM_SEG_HEAD.NUM_CLASSES")
+    return PerPixelBaselineHead(
+        pixel_decoder=build_pixel_decoder(cfg, input_shape),
+        num_classes=options.NUM_CLASSES,
+        mask_dim=options.MASK_DIM,
+        ignore_value=options.IGNORE_VALUE,
+        loss_weight=options.LOSS_WEIGHT,
+    )
+
+
+@register(SEM_SEG_HEADS_REGISTRY, "PerPixelBaselinePlusHead")
+def _per_pixel_baseline_plus_head(cfg: CfgNode, input_shape: Shapes) -> PerPixelBaselinePlusHead:
+    options = cfg.MODEL.SEM_SEG_HEAD
+    _check_plus(cfg)
+    pixel_decoder = build_pixel_decoder(cfg, input_shape)
+    in_channels = _transformer_in_channels(cfg, input_shape, pixel_decoder)
+    return PerPixelBaselinePlusHead(
+        pixel_decoder=pixel_decoder,
+        mask_decoder=_mask_decoder(cfg, in_channels, num_classes=None),
+        transformer_in_feature=cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE,
+        ignore_value=options.IGNORE_VALUE,
+        loss_weight=options.LOSS_WEIGHT,
+    )
+
+
+def _check_plus(cfg: CfgNode) -> None:
+    options, classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if classes != options.NUM_OBJECT_QUERIES:
+        raise InputError(
+            "PerPixelBaselinePlusHead has a query for each class, but "
+            f"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is {options.NUM_OBJECT_QUERIES} and "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES {classes}; make them equal"
+        )
+    if options.MASK_DECODER != "TransformerPredictor":
+        raise InputError(
+            f"MODEL.MASK_FORMER.MASK_DECODER is {options.MASK_DECODER!r}, but "
+            'PerPixelBaselinePlusHead has only "TransformerPredictor"'
+        )
+
+
+def _transformer_in_channels(cfg: CfgNode, input_shape: Shapes, pixel_decoder: nn.Module) -> int:
+    name = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
+    decoder_name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
+    if name == "transformer_encoder":
+        # Another project's decoder need not say; the original's rule is CONVS_DIM.
+        channels = getattr(pixel_decoder, "encoded_channels", cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM)
+        if channels is None:
+            raise InputError(
+                'MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is "transformer_encoder", but '
+                f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME {decoder_name!r} "
+                "has no transformer encoder; name a backbone feature, or use the pixel decoder "
+                '"TransformerEncoderPixelDecoder"'
+            )
+        return channels
+    if name not in input_shape:
+        raise InputError(
+            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {name!r}; the backbone gives "
+            f'{", ".join(input_shape)}, the pixel decoder "transformer_encoder"'
+        )
+    return input_shape[name].channels
+
+
+@register(MASK_DECODER_REGISTRY, "TransformerPredictor")
+def _transformer_predictor(cfg: CfgNode, in_channels: int) -> TransformerMaskDecoder:
+    check_at_least(cfg, 1, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES")
+    return _mask_decoder(cfg, in_channels, num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+
+
+def _mask_decoder(
+    cfg: CfgNode, in_channels: int, num_classes: int | None
+) -> TransformerMaskDecoder:
+    options = cfg.MODEL.MASK_FORMER
+    _check_width(cfg, "MODEL.MASK_FORMER.HIDDEN_DIM")
+    check_at_least(cfg, 1, "MODEL.MASK_FORMER.DEC_LAYERS")
+    check_at_least(cfg, 0, "MODEL.MASK_FORMER.ENC_LAYERS")
+    return TransformerMaskDecoder(
+        in_channels=in_channels,
+        num_classes=num_classes,
+        num_queries=options.NUM_OBJECT_QUERIES,
+        hidden_dim=options.HIDDEN_DIM,
+        mask_dim=cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+        num_heads=options.NHEADS,
+        feedforward=options.DIM_FEEDFORWARD,
+        dropout=options.DROPOUT,
+        encoder_layers=options.ENC_LAYERS,
+        decoder_layers=options.DEC_LAYERS,
+        pre_norm=options.PRE_NORM,
+        deep_supervision=options.DEEP_SUPERVISION,
+        enforce_input_projection=options.ENFORCE_INPUT_PROJ,
+    )
+
+
+def build_pixel_decoder(cfg: CfgNode, input_shape: Shapes) -> nn.Module:
+    """The pixel decoder that ``MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME`` names.
+
+    A per-pixel head, such as Detectron2's ``SemSegFPNHead``, serves as well: with ``MASK_DIM``
+    classes, whose scores are the embedding.
+
+    Raises:
+        InputError: nobody has registered the name.
+        ValueError: it is neither a pixel decoder nor such a head.
+    """
+    key = "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
+    name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
+    build = get(SEM_SEG_HEADS_REGISTRY, name, key)
+    if name in _HEADS:
+        raise ValueError(f"{key} {name!r} cannot serve as pixel decoder: it has one itself")
+    if _is_per_pixel_head(build):
+        return PerPixelHeadAsPixelDecoder(build(_with_mask_dim_classes(cfg), input_shape))
+    decoder = build(cfg, input_shape)
+    if not callable(getattr(decoder, "forward_features", None)):
+        raise ValueError(
+            f"{key} {name!r} cannot serve as pixel decoder: {type(decoder).__name__} has no method "
+            "forward_features, nor is it a class with a method layers, as Detectron2's heads are"
+        )
+    return decoder
+
+
+def _is_per_pixel_head(build: Callable) -> bool:
+    return (
+        inspect.isclass(build)
+        and not hasattr(build, "forward_features")
+        and callable(getattr(build, "layers", None))
+    )
+
+
+def _with_mask_dim_classes(cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = cfg.MODEL.SEM_SEG_HEAD.MASK_DIM
+    return cfg
+
+
+@register(SEM_SEG_HEADS_REGISTRY, "BasePixelDecoder")
+def _base_pixel_decoder(cfg: CfgNode, input_shape: Shapes) -> BasePixelDecoder:
+    return BasePixelDecoder(**_pixel_decoder_arguments(cfg, input_shape))
+
+
+@register(SEM_SEG_HEADS_REGISTRY, "TransformerEncoderPixelDecoder")
+def _transformer_encoder_pixel_decoder(
+    cfg: CfgNode, input_shape: Shapes
+) -> TransformerEncoderPixelDecoder:
+    options = cfg.MODEL.MASK_FORMER
+    _check_width(cfg, "MODEL.SEM_SEG_HEAD.CONVS_DIM")
+    check_at_least(cfg, 0, "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS")
+    return TransformerEncoderPixelDecoder(
+        **_pixel_decoder_arguments(cfg, input_shape),
+        encoder_layers=cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS,
+        num_heads=options.NHEADS,
+        feedforward=options.DIM_FEEDFORWARD,
+        dropout=options.DROPOUT,
+        pre_norm=options.PRE_NORM,
+    )
+
+
+def _pixel_decoder_arguments(cfg: CfgNode, input_shape: Shapes) -> dict[str, Any]:
+    options = cfg.MODEL.SEM_SEG_HEAD
+    missing = [name for name in options.IN_FEATURES if name not in input_shape]
+    if missing or not options.IN_FEATURES:
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES asks for {', '.join(missing) or 'nothing'}; the "
+            f"backbone gives {', '.join(input_shape)}"
+        )
+    finest_first = sorted(options.IN_FEATURES, key=lambda name: input_shape[name].stride)
+    return {
+        "in_channels": {name: input_shape[name].channels for name in finest_first},
+        "conv_dim": options.CONVS_DIM,
+        "mask_dim": options.MASK_DIM,
+        "norm": _norm_factory(options.NORM, options.CONVS_DIM),
+    }
+
+
+def _norm_factory(norm: str, channels: int) -> Callable[[int], nn.Module] | None:
+    if not norm:
+        return None
+    key = "MODEL.SEM_SEG_HEAD.NORM"
+    try:
+        get_norm(norm, channels)
+    except KeyError as error:
+        raise InputError(
+            f"{key} is {norm!r}; it may be GN, BN, SyncBN, FrozenBN or empty"
+        ) from error
+    except ValueError as error:  # how GroupNorm refuses
+        raise InputError(
+            f"{key} is {norm!r}, but MODEL.SEM_SEG_HEAD.CONVS_DIM {channels}: {error}"
+        ) from error
+    return partial(get_norm, norm)
+
+
+def _check_width(cfg: CfgNode, key: str) -> None:
+    width, heads = _value(cfg, key), cfg.MODEL.MASK_FORMER.NHEADS
+    check_at_least(cfg, 1, "MODEL.MASK_FORMER.NHEADS", key)
+    if width % 2 or width % heads:
+        raise InputError(
+            f"{key} is {width}, MODEL.MASK_FORMER.NHEADS {heads}; the width of a transformer must "
+            "be even and a multiple of the number of its heads"
+        )
+
+
+def check_at_least(cfg: CfgNode, minimum: int, *keys: str) -> None:
+    """Refuses values below the minimum by the names of their keys."""
+    for key in keys:
+        if _value(cfg, key) < minimum:
+            raise InputError(f"{key} is {_value(cfg, key)}; it must be at least {minimum}")
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    return reduce(getattr, key.split("."), cfg)

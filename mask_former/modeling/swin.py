@@ -1,0 +1,405 @@
+"""Swin transformer (Liu et al. 2021), a backbone of four stages with attention in shifted windows.
+
+Maps are [B, H, W, C], channels last, up to the features that leave. Attribute names give the
+state-dict keys of the published checkpoints.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+# Added to the logits between cells that the shift has made neighbours: small enough for the
+# softmax, and the value that the published weights were trained with.
+_APART = -100.0
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): drops the whole branch for some samples of a batch."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] to the same; what is kept is scaled so that the mean stays."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(1 - self.rate)
+        return x * kept / (1 - self.rate)
+
+
+class PatchEmbed(nn.Module):
+    """Image to tokens: one linear map for each patch."""
+
+    def __init__(self, patch_size: int, channels: int, norm: bool) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(3, channels, kernel_size=patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] to [B, ceil(H / patch), ceil(W / patch), C]."""
+        height, width = images.shape[-2:]
+        images = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))
+
+
+class WindowAttention(nn.Module):
+    """Attention among the N = window * window cells of each window, with a bias for each offset."""
+
+    relative_position_index: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        window: int,
+        qkv_bias: bool,
+        qk_scale: float | None,
+        attention_dropout: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = qk_scale or (channels // num_heads) ** -0.5
+        self.attention_dropout = attention_dropout
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * window - 1) ** 2, num_heads)
+        )
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer("relative_position_index", relative_position_index(window))
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = nn.Linear(channels, channels)
+        self.proj_drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, apart: Tensor | None) -> Tensor:
+        """Attention within windows.
+
+        Args:
+            x: [B, n, N, C] for n windows an image.
+            apart: bool [n, N, N], the pairs that must not attend to each other; None for none.
+
+        Returns:
+            [B, n, N, C]
+        """
+        bias = self._bias()[None]  # [1, heads, N, N]
+        if apart is not None:
+            bias = bias + _APART * apart[:, None].to(bias.dtype)  # [n, heads, N, N]
+        # The fused kernels take four axes. Where windows share the bias, each is an image of its
+        # own; else they stand beside the heads.
+        windows = x.reshape(-1, len(bias), *x.shape[-2:])
+        query, key, value = self._split(self.qkv(windows))
+        attended = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=bias.flatten(0, 1).to(query.dtype),
+            dropout_p=self.attention_dropout if self.training else 0.0,
+            scale=self.scale,
+        )  # [*, n * heads, N, C / heads]
+        attended = attended.unflatten(1, (-1, self.num_heads)).transpose(2, 3)
+        return self.proj_drop(self.proj(attended.reshape(x.shape)))
+
+    def _bias(self) -> Tensor:
+        """[heads, N, N]"""
+        return self.relative_position_bias_table[self.relative_position_index].movedim(2, 0)
+
+    def _split(self, qkv: Tensor) -> Tensor:
+        """[B, n, N, 3 C] to query, key and value [3, B, n * heads, N, C / heads]."""
+        parts = qkv.unflatten(-1, (3, self.num_heads, -1))  # [B, n, N, 3, heads, C / heads]
+        return parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, channels: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] to [..., C]."""
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class SwinBlock(nn.Module):
+    """Window attention, then MLP; pre-norm, with stochastic depth."""
+
+    def __init__(
+        self, attention: WindowAttention, mlp: MLP, channels: int, shift: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.shift = shift
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = attention
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = mlp
+
+    def forward(self, x: Tensor, window: int, apart: Tensor) -> Tensor:
+        """[B, H, W, C] to the same; ``apart`` as :func:`shift_mask` gives it."""
+        x = x + self.drop_path(self._attend(self.norm1(x), window, apart))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: Tensor, window: int, apart: Tensor) -> Tensor:
+        _, height, width, _ = x.shape
+        # Padding is zero after the norm, and attends like any other cell.
+        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        size = (x.shape[1], x.shape[2])
+        windows = self.attn(split_windows(x, window), apart if self.shift else None)
+        x = join_windows(windows, window, size)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        return x[:, :height, :width]
+
+
+class PatchMerging(nn.Module):
+    """Halves the resolution: four neighbours become one cell of twice the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.norm = nn.LayerNorm(4 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] to [B, ceil(H / 2), ceil(W / 2), 2 C]."""
+        _, height, width, _ = x.shape
+        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        even, odd = x[:, ::2], x[:, 1::2]
+        x = torch.cat([even[:, :, ::2], odd[:, :, ::2], even[:, :, 1::2], odd[:, :, 1::2]], dim=-1)
+        return self.reduction(self.norm(x))
+
+
+class SwinStage(nn.Module):
+    """Blocks of one resolution, and the step to the next."""
+
+    def __init__(
+        self, blocks: Sequence[SwinBlock], downsample: PatchMerging | None, window: int
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor, recompute: bool) -> Tensor:
+        """[B, H, W, C] to the same, without the step to the next stage.
+
+        Args:
+            x: the map.
+            recompute: keep no activations inside the blocks; the backward pass computes them again.
+        """
+        apart = shift_mask(x.shape[1], x.shape[2], self.window, x.device)
+        for block in self.blocks:
+            if recompute:
+                x = checkpoint(block, x, self.window, apart, use_reentrant=False)
+            else:
+                x = block(x, self.window, apart)
+        return x
+
+
+class SwinTransformer(nn.Module):
+    """Images to features named res2, res3, … of strides 4, 8, … (with patches of 4 pixels)."""
+
+    def __init__(
+        self,
+        *,
+        patch_size: int = 4,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window: int = 7,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path: float = 0.3,
+        patch_norm: bool = True,
+        absolute_grid: int | None = None,
+        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        recompute: bool = False,
+    ) -> None:
+        """The defaults are those of Swin-T.
+
+        Args:
+            patch_size: side of a patch, in pixels.
+            embed_dim: channels of the first stage; they double from stage to stage.
+            depths: blocks of each stage.
+            num_heads: attention heads of each stage; they divide its channels.
+            window: side of a window, in cells.
+            mlp_ratio: hidden width of the MLPs, relative to the channels.
+            qkv_bias: whether query, key and value have a bias.
+            qk_scale: factor of the attention logits; None or 0 for 1 / sqrt(channels of a head).
+            dropout: of tokens and of the outputs of attention and MLP.
+            attention_dropout: of the attention weights.
+            drop_path: stochastic depth of the last block; it grows linearly from 0.
+            patch_norm: a LayerNorm after the patch embedding.
+            absolute_grid: side of a learned map of absolute positions; None for none.
+            out_features: names of the features to give. Stages that none of them needs are not
+                computed. They keep their place in the state dict, as does the norm of a feature
+                that is not given, but take no gradient: data-parallel training then waits for none.
+            recompute: gradient checkpointing in training: less memory, a third more time.
+
+        Raises:
+            ValueError: an unknown feature, or heads that do not divide the channels.
+        """
+        super().__init__()
+        channels = [embed_dim * 2**stage for stage in range(len(depths))]
+        self.channels = {f"res{stage + 2}": width for stage, width in enumerate(channels)}
+        self.strides = {name: patch_size * 2**i for i, name in enumerate(self.channels)}
+        _check_stages(self.channels, num_heads, out_features)
+        self.out_features = list(out_features)
+        self.recompute = recompute
+        self.absolute_pos_embed: nn.Parameter | None = None
+        if absolute_grid is not None:
+            grid = torch.empty(1, embed_dim, absolute_grid, absolute_grid)
+            self.absolute_pos_embed = nn.Parameter(nn.init.trunc_normal_(grid, std=0.02))
+        self.patch_embed = PatchEmbed(patch_size, embed_dim, patch_norm)
+        self.pos_drop = nn.Dropout(dropout)
+        # Of all blocks in order.
+        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
+        starts = [0, *accumulate(depths)]
+
+        def block(stage: int, index: int) -> SwinBlock:
+            width = channels[stage]
+            attention = WindowAttention(
+                width, num_heads[stage], window, qkv_bias, qk_scale, attention_dropout, dropout
+            )
+            return SwinBlock(
+                attention,
+                MLP(width, int(width * mlp_ratio), dropout),
+                width,
+                shift=index % 2 * (window // 2),
+                drop_path=rates[starts[stage] + index],
+            )
+
+        self.layers = nn.ModuleList(
+            SwinStage(
+                [block(stage, index) for index in range(depth)],
+                PatchMerging(channels[stage]) if stage < len(depths) - 1 else None,
+                window,
+            )
+            for stage, depth in enumerate(depths)
+        )
+        for stage, width in enumerate(channels):
+            self.add_module(f"norm{stage}", nn.LayerNorm(width))
+        self.apply(_init_linear)
+        self._freeze_unused()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Features [B, channels, height, width] by name, those of ``out_features``.
+
+        Args:
+            images: [B, 3, H, W]; normalised, of any size.
+        """
+        x = self.pos_drop(self._with_positions(self.patch_embed(images)))
+        features = {}
+        recompute = self.recompute and self.training and torch.is_grad_enabled()
+        for stage, name in enumerate(self._computed()):
+            if stage:
+                x = self.layers[stage - 1].get_submodule("downsample")(x)
+            x = self.layers[stage](x, recompute)
+            if name in self.out_features:
+                normed = self.get_submodule(f"norm{stage}")(x)
+                features[name] = normed.permute(0, 3, 1, 2).contiguous()
+        return features
+
+    def _with_positions(self, x: Tensor) -> Tensor:
+        if self.absolute_pos_embed is None:
+            return x
+        pos = F.interpolate(self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic")
+        return x + pos.permute(0, 2, 3, 1)
+
+    def _computed(self) -> list[str]:
+        """The features up to the last one that is given."""
+        names = list(self.channels)
+        return names[: 1 + max(names.index(name) for name in self.out_features)]
+
+    def _freeze_unused(self) -> None:
+        computed = self._computed()
+        for stage, name in enumerate(self.channels):
+            if name not in self.out_features:
+                self.get_submodule(f"norm{stage}").requires_grad_(False)
+            if name not in computed:
+                self.layers[stage].requires_grad_(False)
+                self.layers[stage - 1].get_submodule("downsample").requires_grad_(False)
+
+
+def _check_stages(
+    channels: dict[str, int], num_heads: Sequence[int], out_features: Sequence[str]
+) -> None:
+    if len(num_heads) != len(channels):
+        raise ValueError(f"{len(channels)} stages, but {len(num_heads)} numbers of heads")
+    unknown = [name for name in out_features if name not in channels]
+    if unknown or not out_features:
+        raise ValueError(
+            f"out_features must be some of {', '.join(channels)}, got {list(out_features)}"
+        )
+    for name, heads in zip(channels, num_heads, strict=True):
+        if channels[name] % heads:
+            raise ValueError(f"{heads} heads do not divide the {channels[name]} channels of {name}")
+
+
+def _init_linear(module: nn.Module) -> None:
+    """Convolutions and norms keep PyTorch's values."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Row [N, N] of the bias table for each pair of cells, by the offset between the two."""
+    cells = torch.cartesian_prod(torch.arange(window), torch.arange(window))  # [N, 2]
+    offsets = cells[:, None] - cells[None, :] + window - 1  # [N, N, 2], from 0
+    return offsets[..., 0] * (2 * window - 1) + offsets[..., 1]
+
+
+def split_windows(x: Tensor, window: int) -> Tensor:
+    """[B, H, W, C] to [B, n, N, C], windows in row-major order; sides are multiples of a window."""
+    batch, height, width, channels = x.shape
+    x = x.view(batch, height // window, window, width // window, window, channels)
+    return x.transpose(2, 3).reshape(batch, -1, window * window, channels)
+
+
+def join_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
+    """The inverse of :func:`split_windows`; ``size`` is (H, W)."""
+    height, width = size
+    x = x.view(len(x), height // window, width // window, window, window, x.shape[-1])
+    return x.transpose(2, 3).reshape(len(x), height, width, -1)
+
+
+# Bounded, because images of many sizes come by; a stage needs one mask for all of its blocks.
+@lru_cache(maxsize=16)
+def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
+    """Pairs of cells of a window that only the cyclic shift has brought together.
+
+    Args:
+        height: of the map, before it is padded to whole windows.
+        width: likewise.
+        window: side of a window; the shift is half of it, rounded down.
+        device: of the result.
+
+    Returns:
+        bool [n, N, N]
+    """
+
+    def regions(length: int) -> Tensor:
+        position = torch.arange(-(-length // window) * window, device=device)
+        padded = len(position)
+        return (position >= padded - window).long() + (position >= padded - window // 2).long()
+
+    # A mask made in inference mode could not serve in training.
+    with torch.inference_mode(False):
+        region = 3 * regions(height)[:, None] + regions(width)
+        cells = split_windows(region[None, :, :, None], window)[0, :, :, 0]  # [n, N]
+        return cells[:, :, None] != cells[:, None, :]

@@ -1,0 +1,79 @@
+"""The demo's scripts as modules, and pictures for them."""
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.utils.logger import setup_logger
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Iterator[dict[str, ModuleType]]:
+    """The scripts by name, which find their neighbour as they do when they are run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "demo"))
+        modules = {name: _load(ROOT / "demo" / f"{name}.py") for name in ("demo", "shapes_demo")}
+        yield {**modules, "predictor": sys.modules.pop("predictor")}
+
+
+@pytest.fixture(scope="session")
+def demo(scripts: dict[str, ModuleType]) -> ModuleType:
+    """demo/demo.py."""
+    return scripts["demo"]
+
+
+@pytest.fixture(scope="session")
+def predictor(scripts: dict[str, ModuleType]) -> ModuleType:
+    """demo/predictor.py."""
+    return scripts["predictor"]
+
+
+@pytest.fixture(scope="session")
+def shapes_demo(scripts: dict[str, ModuleType]) -> ModuleType:
+    """demo/shapes_demo.py."""
+    return scripts["shapes_demo"]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two pictures of the data set shapes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    shapes = _load(ROOT / "datasets" / "prepare_shapes.py")
+    shapes.prepare(folder, seed=0, counts={"train": 0, "val": 2, "dev": 0})
+    return sorted((folder / "images" / "val").iterdir())
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Three frames of 48 x 32 pixels, five a second."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 5.0, (48, 32))
+    for gray in (40, 90, 140):
+        writer.write(np.full((32, 48, 3), gray, np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _fresh_loggers() -> Iterator[None]:
+    """Detectron2's handlers keep the standard output of the test that made them."""
+    yield
+    setup_logger.cache_clear()
+    for name in ("fvcore", "detectron2", "mask_former"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True

@@ -1,0 +1,89 @@
+"""The demo from the data set to the sheet, and the sheet's layout."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+SCRIPT = Path(__file__).resolve().parents[2] / "demo" / "shapes_demo.py"
+TINY = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"]
+METRICS = {
+    "sem_seg/mIoU": 91.26,
+    **{f"panoptic_seg/{key}": 60.0 for key in ("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th")},
+    **{f"panoptic_seg/{key}": 98.76 for key in ("PQ_st", "SQ_st", "RQ_st")},
+}
+
+
+def run(output: Path, *opts: str) -> subprocess.CompletedProcess[str]:
+    """The script on four training images and three held-out ones."""
+    few = ["--num-train", "4", "--num-val", "3"]
+    command = [sys.executable, str(SCRIPT), "--output", str(output), *few, *opts]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_from_nothing_to_the_sheet_and_again(tmp_path: Path) -> None:
+    done = run(tmp_path, *TINY)
+    assert done.returncode == 0, done.stderr
+    *_, last = done.stdout.splitlines()
+    assert last == str(tmp_path / "shapes_sheet.png")
+    # Three columns of 384 pixels, three rows of 384, margins of 8, two lines of 36.
+    assert Image.open(last).size == (3 * 392 + 8, 72 + 3 * 392)
+    metrics = json.loads((tmp_path / "train" / "metrics.json").read_text().splitlines()[-1])
+    assert f"mIoU {metrics['sem_seg/mIoU']:.1f}\n" in done.stdout
+    assert re.search(r"things +\d+\.\d +\d+\.\d +\d+\.\d\n", done.stdout)
+    assert "Starting training from iteration 0" in done.stdout
+
+    record = tmp_path / "data" / "shapes" / "shapes.json"
+    written = record.stat().st_mtime_ns
+    failed = run(tmp_path, *TINY, "SOLVER.MAX_ITERS", "3")
+    assert record.stat().st_mtime_ns == written
+    assert "shapes is up to date" in failed.stdout
+    assert failed.returncode == 1
+    assert "unknown configuration key SOLVER.MAX_ITERS" in failed.stderr
+    assert failed.stderr.splitlines()[-1] == (
+        "error: the training ended with exit code 1; see above"
+    )
+    assert not Path(last).exists()  # it would not be of this run
+
+
+def test_draws_again_what_has_changed(shapes_demo: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "shapes"
+
+    def prepare(*flags: str) -> dict:
+        few = ["--num-train", "1", "--num-val", "1"]
+        shapes_demo.prepare_data(folder, shapes_demo.parse_args([*few, *flags]))
+        return json.loads((folder / "shapes.json").read_text())
+
+    assert prepare()["seed"] == 0
+    assert prepare("--seed", "1")["seed"] == 1
+    assert prepare("--num-val", "2")["num_images"]["val"] == 2
+    (folder / "shapes.json").unlink()  # as an interrupted run leaves it
+    assert prepare("--num-val", "2")["num_images"]["val"] == 2
+
+
+def test_table(shapes_demo: ModuleType) -> None:
+    table = shapes_demo.describe(METRICS, 372.4)
+    assert re.search(r"all +60\.0 +60\.0 +60\.0\n", table)
+    assert re.search(r"stuff +98\.8 +98\.8 +98\.8\n", table)
+    assert "mIoU 91.3\n" in table
+    assert "6 min 12 s" in table
+
+
+def test_layout(shapes_demo: ModuleType) -> None:
+    """Rows from top to bottom, columns from left to right, each pixel where it belongs."""
+    rows = [[np.full((20, 150, 3), 10 * (3 * j + i), np.uint8) for i in range(3)] for j in range(2)]
+    sheet = np.asarray(shapes_demo.lay_out("a title", rows))
+    assert sheet.shape == (72 + 2 * 28, 8 + 3 * 158, 3)
+    for j in range(2):
+        for i in range(3):
+            top, left = 72 + 28 * j, 8 + 158 * i
+            picture = sheet[top : top + 20, left : left + 150]
+            np.testing.assert_array_equal(picture, rows[j][i])
+            assert (sheet[top + 20 : top + 28, left : left + 150] == 255).all()
+    assert (sheet[:36] != 255).any()  # the title
+    assert (sheet[36:72, :150] != 255).any()  # a column's

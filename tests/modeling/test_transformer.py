@@ -1,0 +1,171 @@
+"""Encoder and decoder against a reference that is written head by head, in float64."""
+
+import pytest
+import torch
+
+from mask_former.modeling.position_encoding import sine_position_encoding
+from mask_former.modeling.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+    as_tokens,
+    position_tokens,
+)
+
+CHANNELS, HEADS, WIDTH = 8, 2, 12
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def scrambled(module):
+    """All parameters random, biases and norms too."""
+    module = module.double().eval()
+    with torch.no_grad():
+        for i, parameter in enumerate(module.parameters()):
+            parameter.copy_(0.5 * normal(*parameter.shape, seed=i))
+    return module
+
+
+def layer_norm(x, norm):
+    x = x - x.mean(-1, keepdim=True)
+    return x / ((x**2).mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
+
+
+def attention(attn, query, key, value):
+    """softmax(q k / sqrt(d)) v for each image and head on its own; the weights are fused."""
+    weights, biases = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)
+    q, k, v = (x @ w.T + b for x, w, b in zip((query, key, value), weights, biases, strict=True))
+    d = CHANNELS // HEADS
+    images = []
+    for image in range(len(q)):
+        heads = []
+        for head in range(HEADS):
+            at = slice(head * d, (head + 1) * d)
+            logits = q[image, :, at] @ k[image, :, at].T / d**0.5
+            exp = logits.exp()
+            heads.append(exp / exp.sum(1, keepdim=True) @ v[image, :, at])
+        images.append(torch.cat(heads, dim=1))
+    return torch.stack(images) @ attn.out_proj.weight.T + attn.out_proj.bias
+
+
+def ffn(layer, x):
+    hidden = (x @ layer.linear1.weight.T + layer.linear1.bias).clamp(min=0)
+    return hidden @ layer.linear2.weight.T + layer.linear2.bias
+
+
+def slow_encoder_layer(layer, x, pos, pre_norm):
+    if pre_norm:
+        y = layer_norm(x, layer.norm1)
+        x = x + attention(layer.self_attn, y + pos, y + pos, y)
+        return x + ffn(layer, layer_norm(x, layer.norm2))
+    x = layer_norm(x + attention(layer.self_attn, x + pos, x + pos, x), layer.norm1)
+    return layer_norm(x + ffn(layer, x), layer.norm2)
+
+
+def slow_decoder_layer(layer, x, query_pos, memory, pos, pre_norm):
+    key = memory + pos
+    if pre_norm:
+        y = layer_norm(x, layer.norm1)
+        x = x + attention(layer.self_attn, y + query_pos, y + query_pos, y)
+        y = layer_norm(x, layer.norm2)
+        x = x + attention(layer.multihead_attn, y + query_pos, key, memory)
+        return x + ffn(layer, layer_norm(x, layer.norm3))
+    x = x + attention(layer.self_attn, x + query_pos, x + query_pos, x)
+    x = layer_norm(x, layer.norm1)
+    x = layer_norm(x + attention(layer.multihead_attn, x + query_pos, key, memory), layer.norm2)
+    return layer_norm(x + ffn(layer, x), layer.norm3)
+
+
+def stack(kind, layers, pre_norm, dropout=0.0):
+    return kind(
+        channels=CHANNELS,
+        num_heads=HEADS,
+        feedforward=WIDTH,
+        dropout=dropout,
+        num_layers=layers,
+        pre_norm=pre_norm,
+    )
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_encoder_layer(pre_norm):
+    layer = scrambled(TransformerEncoderLayer(CHANNELS, HEADS, WIDTH, 0.3, pre_norm))
+    x, pos = normal(2, 5, CHANNELS, seed=100), normal(1, 5, CHANNELS, seed=101)
+    torch.testing.assert_close(layer(x, pos), slow_encoder_layer(layer, x, pos, pre_norm))
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_decoder_layer(pre_norm):
+    layer = scrambled(TransformerDecoderLayer(CHANNELS, HEADS, WIDTH, 0.3, pre_norm))
+    x, query_pos = normal(2, 3, CHANNELS, seed=100), normal(1, 3, CHANNELS, seed=101)
+    memory, pos = normal(2, 6, CHANNELS, seed=102), normal(1, 6, CHANNELS, seed=103)
+    torch.testing.assert_close(
+        layer(x, query_pos, memory, pos),
+        slow_decoder_layer(layer, x, query_pos, memory, pos, pre_norm),
+    )
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_transformer(layers, pre_norm):
+    """The encoder ends in a norm with pre-norm alone, also without layers; the decoder always."""
+    encoder = scrambled(stack(TransformerEncoder, layers, pre_norm))
+    decoder = scrambled(stack(TransformerDecoder, 3, pre_norm))
+    x, pos = normal(2, 5, CHANNELS, seed=100), normal(1, 5, CHANNELS, seed=101)
+    query_pos = normal(1, 4, CHANNELS, seed=102)
+    found = Transformer(encoder, decoder)(x, pos, query_pos)
+
+    memory = x
+    for layer in encoder.layers:
+        memory = slow_encoder_layer(layer, memory, pos, pre_norm)
+    if pre_norm:
+        memory = layer_norm(memory, encoder.norm)
+    queries, expected = torch.zeros(2, 4, CHANNELS, dtype=torch.float64), []
+    for layer in decoder.layers:
+        queries = slow_decoder_layer(layer, queries, query_pos, memory, pos, pre_norm)
+        expected.append(layer_norm(queries, decoder.norm))
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_order_of_queries_and_of_image_tokens():
+    decoder = scrambled(stack(TransformerDecoder, 2, pre_norm=False))
+    query_pos, memory, pos = (normal(1, n, CHANNELS, seed=n) for n in (4, 6, 7))
+    pos = pos[:, :6]
+    found = decoder(query_pos, memory, pos)
+    turned = decoder(query_pos.flip(1), memory.flip(1), pos.flip(1))
+    torch.testing.assert_close(turned, found.flip(2))
+
+
+def test_dropout_is_random_in_training_alone():
+    encoder = stack(TransformerEncoder, 1, pre_norm=False, dropout=0.5)
+    x, pos = torch.randn(1, 5, CHANNELS), torch.randn(1, 5, CHANNELS)
+    assert not torch.equal(encoder(x, pos), encoder(x, pos))
+    encoder.eval()
+    assert torch.equal(encoder(x, pos), encoder(x, pos))
+
+
+def test_initial_values():
+    encoder = stack(TransformerEncoder, 2, pre_norm=True)
+    first, second = encoder.layers
+    bound = (6 / (4 * CHANNELS)) ** 0.5  # of the fused matrix [3 C, C]
+    assert bound * 0.8 < first.self_attn.in_proj_weight.abs().max() <= bound
+    assert not torch.equal(first.linear1.weight, second.linear1.weight)
+    assert (first.self_attn.in_proj_bias == 0).all()
+    assert (encoder.norm.weight == 1).all()
+
+
+def test_tokens_are_row_by_row():
+    x = torch.arange(2 * 3 * 4.0).view(1, 2, 3, 4)
+    tokens = as_tokens(x)
+    assert tokens.shape == (1, 12, 2)
+    assert tokens[0, 5].tolist() == x[0, :, 1, 1].tolist()
+
+
+def test_position_tokens_have_the_type_of_the_map_but_the_precision_of_float32():
+    tokens = position_tokens(torch.zeros(3, 8, 2, 5, dtype=torch.float64))
+    assert tokens.dtype == torch.float64
+    assert torch.equal(tokens[0, 7].float(), sine_position_encoding(2, 5, 8)[:, 1, 2])
