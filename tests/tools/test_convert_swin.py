@@ -1,0 +1,82 @@
+"""Swin files keep their names and tensors, and are read without running what is in them."""
+
+import importlib.util
+import os
+import pickle
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from mask_former.d2.weights import read_weights
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "convert_swin.py"
+WEIGHTS = {
+    "patch_embed.proj.weight": torch.arange(12.0).reshape(1, 3, 2, 2),
+    "layers.0.blocks.1.attn_mask": torch.ones(2, 4, 4),
+    "layers.0.blocks.0.attn.relative_position_index": torch.arange(4).reshape(2, 2),
+    "norm.weight": torch.ones(3),
+    "head.bias": torch.zeros(2),
+}
+
+
+@pytest.fixture
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("convert_swin", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> tuple[str, str]:
+    return str(tmp_path / "swin.pth"), str(tmp_path / "swin.pkl")
+
+
+def test_file(tool: ModuleType, paths: tuple[str, str], capsys: pytest.CaptureFixture[str]):
+    torch.save({"model": WEIGHTS}, paths[0])
+    tool.main(paths)
+    with open(paths[1], "rb") as file:
+        content = pickle.load(file)
+    assert set(content) == {"model", "__author__", "matching_heuristics"}
+    assert content["__author__"] == "third_party"
+    assert content["matching_heuristics"] is True
+    assert list(content["model"]) == list(WEIGHTS)
+    for name, value in WEIGHTS.items():
+        torch.testing.assert_close(content["model"][name], value, rtol=0, atol=0)
+    assert capsys.readouterr().out == f"{paths[1]}: 5 tensors\n"
+
+
+def test_our_safe_reader_reads_it(tool: ModuleType, paths: tuple[str, str]):
+    torch.save({"model": WEIGHTS}, paths[0])
+    tool.main(paths)
+    content = read_weights(paths[1])
+    assert content["matching_heuristics"] is True
+    for name, value in WEIGHTS.items():
+        torch.testing.assert_close(torch.as_tensor(content["model"][name]), value)
+
+
+def test_other_weights_are_refused(tool: ModuleType, paths: tuple[str, str]):
+    torch.save({"model": {"conv1.weight": torch.zeros(1)}}, paths[0])
+    with pytest.raises(SystemExit, match=r"no weights of a Swin Transformer: conv1\.weight"):
+        tool.main(paths)
+    assert not os.path.exists(paths[1])
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_hostile_input_is_refused(tool: ModuleType, paths: tuple[str, str], tmp_path: Path):
+    torch.save({"model": WEIGHTS, "more": Hostile(tmp_path / "trap")}, paths[0])
+    with pytest.raises(SystemExit, match="mkdir"):
+        tool.main(paths)
+    assert not (tmp_path / "trap").exists()
+    assert not os.path.exists(paths[1])

@@ -1,0 +1,193 @@
+#!/usr/bin/env python
+"""Counts parameters, FLOPs and activations of a model, or prints its structure.
+
+    python tools/analyze_model.py --config-file configs/ade20k-150/maskformer_R50_bs16_160k.yaml \\
+        --tasks parameter flop --use-fixed-input-size
+
+With --use-fixed-input-size the input is one square of zeros, as large as the training crop
+(INPUT.CROP.SIZE), and no data set is needed; without it, the first images of DATASETS.TEST. One
+multiply-add is one FLOP. No number depends on the weights, so none are loaded.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.utils.analysis import (
+    FlopCountAnalysis,
+    activation_count_operators,
+    parameter_count_table,
+)
+from fvcore.nn import flop_count_table
+from fvcore.nn.jit_handles import get_shape
+from torch import nn
+from tqdm import tqdm
+
+from mask_former.d2.build import build_model
+from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.data.checks import check_dataset
+from mask_former.d2.data.dataset_mappers import EvaluationMapper
+from mask_former.d2.data.preparing import telling_errors
+from mask_former.d2.errors import InputError
+
+GIGA, MEGA = 1e9, 1e6
+ATTENTION = "aten::scaled_dot_product_attention"
+
+Input = dict[str, Any]
+Counts = Mapping[str, float]
+
+
+def setup(config_file: str, opts: Sequence[str]) -> CfgNode:
+    """The configuration, for the CPU, where the counts are the same as anywhere."""
+    cfg = get_mask_former_cfg()
+    merge_yaml(cfg, config_file)
+    merge_opts(cfg, opts)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
+
+
+def fixed_input(cfg: CfgNode) -> Input:
+    """Zeros [3, s, s] with s of the training crop, also where the crop is not square."""
+    side = cfg.INPUT.CROP.SIZE[0]
+    if not isinstance(side, int) or cfg.INPUT.CROP.TYPE != "absolute":
+        raise InputError(
+            f"INPUT.CROP.SIZE is {cfg.INPUT.CROP.SIZE} of the type {cfg.INPUT.CROP.TYPE!r}, but "
+            "--use-fixed-input-size needs pixels; add INPUT.CROP.TYPE absolute INPUT.CROP.SIZE "
+            '"(512, 512)"'
+        )
+    return {"image": torch.zeros(3, side, side), "height": side, "width": side}
+
+
+def dataset_inputs(cfg: CfgNode, number: int) -> Iterator[Input]:
+    """The first images of the test set, as an evaluation gives them to the model."""
+    if not cfg.DATASETS.TEST:
+        raise InputError("DATASETS.TEST is empty; name a data set, or add --use-fixed-input-size")
+    name = cfg.DATASETS.TEST[0]
+    check_dataset(name)
+    samples = DatasetCatalog.get(name)[:number]
+    return map(EvaluationMapper(cfg), tqdm(samples, unit="image"))
+
+
+def attention_flops(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
+    """Both products: queries with keys, weights with values."""
+    query, key, value = (get_shape(tensor) for tensor in inputs[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def attention_activations(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
+    """The results of both products, also where a fused kernel does not store the first."""
+    query, key, value = (get_shape(tensor) for tensor in inputs[:3])
+    return prod(query[:-1]) * (key[-2] + value[-1])
+
+
+def analyze_flops(model: nn.Module, model_input: Input) -> FlopCountAnalysis:
+    """FLOPs of one input, by module and by operator."""
+    tensors = {key: model_input[key] for key in ("image", "height", "width") if key in model_input}
+    flops = FlopCountAnalysis(model, [tensors]).set_op_handle(ATTENTION, attention_flops)
+    return flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+
+
+def count_activations(model: nn.Module, model_input: Input) -> Counts:
+    """Millions of activations of one input, by operator."""
+    counts = activation_count_operators(
+        model, [model_input], supported_ops={ATTENTION: attention_activations}
+    )
+    return {name: count for name, count in counts.items() if count}
+
+
+def summary(counts: Sequence[Counts], unit: str) -> str:
+    """Means over the inputs: by operator, and of the total with its deviation."""
+    mean: Counter[str] = Counter()
+    for of_input in counts:
+        mean.update({name: count / len(counts) for name, count in of_input.items()})
+    totals = [sum(of_input.values()) for of_input in counts]
+    lines = [f"{name}: {count:.3f}" for name, count in mean.most_common()]
+    lines.append(f"total: {np.mean(totals):.3f} ± {np.std(totals):.3f} {unit}")
+    return "\n".join([*lines, f"mean of {len(counts)} input{'s' * (len(counts) > 1)}"])
+
+
+def do_flop(model: nn.Module, inputs: Callable[[], Iterator[Input]]) -> None:
+    """Prints the modules of the last input, and the operators of all."""
+    counts = []
+    for model_input in inputs():
+        flops = analyze_flops(model, model_input)
+        counts.append({name: count / GIGA for name, count in flops.by_operator().items()})
+    print(flop_count_table(flops, max_depth=3, show_param_shapes=False))
+    print(summary(counts, "GFLOPs"))
+
+
+def do_activation(model: nn.Module, inputs: Callable[[], Iterator[Input]]) -> None:
+    """Prints the operators of all inputs."""
+    print(summary([count_activations(model, i) for i in inputs()], "million activations"))
+
+
+def do_parameter(model: nn.Module, inputs: Callable[[], Iterator[Input]]) -> None:
+    """Prints the modules down to the fifth level, and the exact number."""
+    print(parameter_count_table(model, max_depth=5))
+    print(f"total: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
+
+
+def do_structure(model: nn.Module, inputs: Callable[[], Iterator[Input]]) -> None:
+    """Prints the modules."""
+    print(model)
+
+
+TASKS = {
+    "flop": do_flop,
+    "activation": do_activation,
+    "parameter": do_parameter,
+    "structure": do_structure,
+}
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
+    return int(text)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="YAML")
+    add("--tasks", required=True, nargs="+", choices=TASKS, help="one or several")
+    add("-n", "--num-inputs", type=_positive, default=100, help="images (default: %(default)s)")
+    add("--use-fixed-input-size", action="store_true", help="one input of zeros, no data set")
+    add(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="override the file; not right after --tasks",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Does the tasks in the order given."""
+    args = parse_args(argv)
+    with telling_errors():
+        cfg = setup(args.config_file, args.opts)
+        model = build_model(cfg).eval()
+
+        def inputs() -> Iterator[Input]:
+            if args.use_fixed_input_size:
+                return iter([fixed_input(cfg)])
+            return dataset_inputs(cfg, args.num_inputs)
+
+        with torch.no_grad():
+            for task in args.tasks:
+                TASKS[task](model, inputs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+#!/usr/bin/env python
+"""Converts an ImageNet ResNet of torchvision into a backbone file of Detectron2.
+
+    python tools/convert_torchvision.py resnet101-63fe2227.pth R-101.pkl
+
+The configurations of ResNet-101 expect R-101.pkl in the working directory.
+"""
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from mask_former.d2.data.preparing import replacing, telling_errors
+from mask_former.d2.errors import InputError
+from mask_former.d2.weights import read_weights
+
+# In this order; each is a pattern and what takes its place.
+RENAMINGS = (
+    (r"^(?!.*layer)", "stem."),
+    (r"layer([1-4])", lambda found: f"res{int(found[1]) + 1}"),
+    (r"bn([1-3])", r"conv\1.norm"),
+    (r"downsample\.0", "shortcut"),
+    (r"downsample\.1", "shortcut.norm"),
+)
+CLASSIFIER = "stem.fc."
+
+
+def renamed(name: str) -> str:
+    """The name in Detectron2's ResNet of a parameter of torchvision's."""
+    for pattern, new in RENAMINGS:
+        name = re.sub(pattern, new, name)
+    return name
+
+
+def convert(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Arrays under the names of Detectron2's ResNet.
+
+    Raises:
+        InputError: these are not the weights of a ResNet of torchvision.
+    """
+    if "conv1.weight" not in weights or "layer1.0.conv1.weight" not in weights:
+        raise InputError(
+            f"these are no weights of a ResNet of torchvision: {', '.join([*weights][:3])} ... are "
+            "the names, but conv1.weight and layer1.0.conv1.weight are expected"
+        )
+    return {renamed(name): value.numpy() for name, value in weights.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads, converts, writes; prints every name and what the backbone has no place for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", help="the .pth file of torchvision")
+    parser.add_argument("output", type=Path, help="the .pkl file to write")
+    args = parser.parse_args(argv)
+    with telling_errors():
+        weights = read_weights(args.input)["model"]
+        converted = convert(weights)
+        content = {"model": converted, "__author__": "torchvision", "matching_heuristics": True}
+        with replacing(args.output) as temporary:
+            temporary.write_bytes(pickle.dumps(content))
+    for old, new in zip(weights, converted, strict=True):
+        print(f"{old} -> {new}")
+    leftover = [name for name in converted if name.startswith(CLASSIFIER)]
+    print(f"left over, as a backbone has no classifier: {', '.join(leftover) or 'nothing'}")
+
+
+if __name__ == "__main__":
+    main()

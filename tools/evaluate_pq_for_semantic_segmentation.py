@@ -1,0 +1,219 @@
+#!/usr/bin/env python
+"""Panoptic quality of semantic predictions: every class in a picture is one segment.
+
+    python tools/evaluate_pq_for_semantic_segmentation.py --dataset-name ade20k_sem_seg_val \\
+        --json-file output/inference/sem_seg_predictions.json
+
+The file is the one that an evaluation with train_net.py writes. Only images in it count.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from pycocotools import mask as mask_util
+from tabulate import tabulate
+from tqdm import tqdm
+
+from mask_former.d2.data.checks import check_dataset
+from mask_former.d2.data.datasets import register_all
+from mask_former.d2.data.preparing import telling_errors
+from mask_former.d2.data.reading import naming, read_label_map
+from mask_former.d2.errors import InputError
+
+MIN_IOU = 0.5  # a segment is found if its IoU is above this
+MAX_VOID = 0.5  # a prediction with a larger share of void is not held against the model
+
+
+class Classes(NamedTuple):
+    """What the metadata of a data set say about its classes."""
+
+    number: int
+    """K"""
+    ignore_label: int
+    contiguous: Mapping[int, int]
+    """From the ids in prediction files to 0..K-1."""
+
+    @classmethod
+    def of(cls, dataset_name: str) -> "Classes":
+        metadata = MetadataCatalog.get(dataset_name)
+        number = len(metadata.stuff_classes)
+        same = {i: i for i in range(number)}
+        contiguous = metadata.get("stuff_dataset_id_to_contiguous_id", same)
+        return cls(number, metadata.ignore_label, contiguous)
+
+
+class Quality(NamedTuple):
+    """Panoptic quality and its factors, in 0..1, and the number of classes that they average."""
+
+    pq: float
+    sq: float
+    rq: float
+    classes: int
+
+
+class SegmentCounts:
+    """Counts of segments over all pictures, and the confusion of pixels for the mIoU."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.iou = np.zeros(num_classes)
+        self.found, self.wrong, self.missed = np.zeros((3, num_classes), np.int64)
+        self.confusion = np.zeros((num_classes + 1, num_classes), np.int64)
+
+    def add(self, truth: np.ndarray, predicted: np.ndarray) -> None:
+        """Counts a picture.
+
+        Args:
+            truth: [H, W]; classes 0..K-1, K is void.
+            predicted: [H, W]; classes 0..K-1.
+        """
+        confusion = np.bincount(
+            truth.ravel() * self.num_classes + predicted.ravel(), minlength=self.confusion.size
+        ).reshape(self.confusion.shape)  # [K + 1, K]
+        void = confusion[-1]
+        common = confusion.diagonal()
+        truth_area, area = confusion[:-1].sum(axis=1), confusion.sum(axis=0)
+        union = truth_area + area - common - void
+        iou = common / np.maximum(union, 1)
+        found = iou > MIN_IOU
+        self.iou += np.where(found, iou, 0)
+        self.found += found
+        self.missed += (truth_area > 0) & ~found
+        self.wrong += (area > 0) & ~found & (void <= MAX_VOID * area)
+        self.confusion += confusion
+
+    def quality(self) -> Quality:
+        """Averages over the classes that occur."""
+        segments = self.found + 0.5 * self.wrong + 0.5 * self.missed
+        occur = segments > 0
+        if not occur.any():
+            return Quality(0.0, 0.0, 0.0, 0)
+        segments, iou, found = segments[occur], self.iou[occur], self.found[occur]
+        sq = iou / np.maximum(found, 1)
+        means = ((iou / segments).mean(), sq.mean(), (found / segments).mean())
+        return Quality(*map(float, means), int(occur.sum()))
+
+    def mean_iou(self) -> float:
+        """In 0..1, over the classes in truth or prediction, as Detectron2 0.6 averages it."""
+        seen = self.confusion[:-1]
+        common = seen.diagonal()
+        union = seen.sum(axis=0) + seen.sum(axis=1) - common
+        occur = union > 0
+        return float((common[occur] / union[occur]).mean()) if occur.any() else 0.0
+
+
+def read_predictions(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The entries of a prediction file by the stem of their image.
+
+    Raises:
+        InputError: the file is missing, no such file, or empty.
+    """
+    with naming(str(path), "prediction file"):
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        predictions = defaultdict(list)
+        for entry in entries:
+            predictions[stem(entry["file_name"])].append(entry)
+    if not predictions:
+        raise InputError(f"prediction file {path} has no predictions; evaluate the model again")
+    return predictions
+
+
+def stem(file_name: str) -> str:
+    """The name of a file up to the first dot."""
+    return Path(file_name).name.partition(".")[0]
+
+
+def paint(
+    entries: Iterable[dict[str, Any]], shape: tuple[int, int], classes: Classes, image: str
+) -> np.ndarray:
+    """The predicted classes [H, W] of an image; 0 where nothing is predicted.
+
+    Raises:
+        InputError: an entry has an unknown class or another size.
+    """
+    predicted = np.zeros(shape, np.int64)
+    for entry in entries:
+        category = entry["category_id"]
+        if category not in classes.contiguous:
+            raise InputError(
+                f"the predictions of image {image} have category_id {category}, which the data set "
+                "does not know; give the data set that was evaluated as --dataset-name"
+            )
+        if tuple(entry["segmentation"]["size"]) != shape:
+            raise InputError(
+                f"the predictions of image {image} have height and width "
+                f"{entry['segmentation']['size']}, but its labels {list(shape)}; give the data set "
+                "that was evaluated, prepared as it was then"
+            )
+        predicted[mask_util.decode(entry["segmentation"]).astype(bool)] = classes.contiguous[
+            category
+        ]
+    return predicted
+
+
+def evaluate(dataset_name: str, json_file: Path) -> SegmentCounts:
+    """Counts over all images that are in the data set and in the file.
+
+    Raises:
+        InputError: there are none, or a file is bad.
+    """
+    register_all()
+    check_dataset(dataset_name)
+    classes = Classes.of(dataset_name)
+    labels = {stem(s["sem_seg_file_name"]): s["sem_seg_file_name"] for s in _samples(dataset_name)}
+    predictions = read_predictions(json_file)
+    common = sorted(labels.keys() & predictions.keys())
+    if not common:
+        raise InputError(
+            f"no image of {json_file} is in {dataset_name}; give the data set that was evaluated"
+        )
+    counts = SegmentCounts(classes.number)
+    for name in tqdm(common, unit="image"):
+        truth = read_label_map(labels[name], classes.number, classes.ignore_label)
+        truth[truth == classes.ignore_label] = classes.number
+        counts.add(truth, paint(predictions[name], truth.shape, classes, name))
+    return counts
+
+
+def _samples(dataset_name: str) -> list[dict[str, Any]]:
+    samples = DatasetCatalog.get(dataset_name)
+    if not samples or "sem_seg_file_name" not in samples[0]:
+        raise InputError(f"data set {dataset_name} has no semantic labels; give one that has")
+    return samples
+
+
+def table(quality: Quality) -> str:
+    """All and Stuff are the same here: every segment is a class."""
+    percent = [f"{100 * value:.1f}" for value in quality[:3]]
+    rows = [[name, *percent, quality.classes] for name in ("All", "Stuff")]
+    headers = ["", "PQ", "SQ", "RQ", "N"]
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table and the mIoU."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--dataset-name",
+        default="ade20k_sem_seg_val",
+        help="any with semantic labels, such as ade20k_full_sem_seg_val and "
+        "coco_2017_test_stuff_10k_sem_seg (default: %(default)s)",
+    )
+    parser.add_argument("--json-file", type=Path, required=True, help="sem_seg_predictions.json")
+    args = parser.parse_args(argv)
+    with telling_errors():
+        counts = evaluate(args.dataset_name, args.json_file)
+    print(table(counts.quality()))
+    print(f"mIoU: {counts.mean_iou()}")
+
+
+if __name__ == "__main__":
+    main()
