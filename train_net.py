@@ -9,6 +9,8 @@ import logging
 import sys
 from typing import Any
 
+# First: it says in one sentence what is missing.
+import mask_former.d2  # noqa: F401  # isort: skip
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
@@ -17,10 +19,35 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from mask_former.d2.checkpoint import MaskFormerCheckpointer
+from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer
 from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
 from mask_former.d2.trainer import Trainer
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's arguments, and how weights are loaded."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--trust-weights",
+        action="store_true",
+        help="let a file of weights run whatever it names, as pickles may; only for your own files",
+    )
+    parser.add_argument(
+        "--min-loaded",
+        type=float,
+        default=LoadOptions().min_loaded,
+        metavar="F",
+        help="fail if less than this fraction of a file's weights fit the model (%(default)s)",
+    )
+    return parser
+
+
+def load_options(args: argparse.Namespace) -> LoadOptions:
+    """How weights are loaded; ``args`` may be of Detectron2's own parser."""
+    default = LoadOptions()
+    trusted = getattr(args, "trust_weights", default.trusted)
+    return LoadOptions(trusted, getattr(args, "min_loaded", default.min_loaded))
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -46,25 +73,30 @@ def main(args: argparse.Namespace) -> Any:
     """Trains, or evaluates with ``--eval-only``.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``.
+        args: of :func:`argument_parser`, or of Detectron2's ``default_argument_parser``.
 
     Returns:
         With ``--eval-only``, the results of the evaluators.
     """
     cfg = setup(args)
     if args.eval_only:
-        return evaluate(cfg, args.resume)
+        return evaluate(cfg, args.resume, load_options(args))
     trainer = Trainer(cfg)
+    trainer.checkpointer.options = load_options(args)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
-def evaluate(cfg: CfgNode, resume: bool) -> Any:
+def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> Any:
     """Results of ``MODEL.WEIGHTS``, or with ``resume`` of the last checkpoint, on DATASETS.TEST."""
+    if cfg.TEST.AUG.ENABLED:
+        Trainer.check_TTA(cfg)  # before the evaluation that comes first
     model = Trainer.build_model(cfg)
-    checkpointer = MaskFormerCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    checkpointer = MaskFormerCheckpointer(model, save_dir=cfg.OUTPUT_DIR, options=options)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_TTA(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
@@ -94,6 +126,6 @@ def run_on_all_gpus(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
+    arguments = argument_parser().parse_args()
     print("Command Line Args:", arguments)
     run_on_all_gpus(arguments)

@@ -6,20 +6,20 @@ import glob
 import logging
 import os
 import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from detectron2.utils.logger import setup_logger
-from detectron2.utils.visualizer import VisImage
+from drawing import Found
+from outputs import Targets, name_targets
 from PIL import Image
-from predictor import Predictions, VisualizationDemo
-from tqdm import tqdm
+from predictor import VisualizationDemo
+from results import SAVERS
+from video import name_video, open_capture, write_video
 
 from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
 from mask_former.d2.data.reading import read_image
@@ -29,6 +29,19 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "ade20k-150" / "maskformer_R50_bs16_160k.yaml"
 WINDOW = "MaskFormer demo"
 ESCAPE = 27
+INSTANCE_SCORE = 0.5
+FILES = """\
+files: of photo.jpg, --output FOLDER gets, and --output FOLDER/photo.jpg gives the name of
+  overlay  photo.jpg        the picture with what was found painted over it
+  color    photo.color.png  palette PNG: the overlay's colours, void black (RGB beyond 256 colours)
+  label    photo.label.png  classes: their ids, void 255 (16 bits and 65535 with over 255 classes);
+                            segments and instances: RGB, id = R + 256 G + 65536 B, void 0
+  json     photo.json       id, category_id (0..K-1), category, score, area, bbox [x, y, w, h] of
+                            each of the segments_info, classes or instances
+  rle      photo.rle.json   the same with segmentation: COCO's run lengths
+A model that gives panoptic segments shows and saves these. Of one that gives classes and instances,
+color and label show the classes. Where instances overlap, color and label show the best.
+"""
 _logger = logging.getLogger("mask_former.demo")
 
 
@@ -45,7 +58,11 @@ def probability(text: str) -> float:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Segment pictures, a video or what a camera sees.")
+    parser = argparse.ArgumentParser(
+        description="Segment pictures, a video or what a camera sees.",
+        epilog=FILES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--config-file", metavar="FILE", default=str(CONFIG), help="YAML; default: %(default)s")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -64,12 +81,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "name without a suffix is a folder); without it a window shows the results, and Esc ends",
     )
     add(
+        "--save",
+        nargs="+",
+        choices=("overlay", *SAVERS),
+        default=["overlay"],
+        help="what to write to --output, see below; default: overlay, the only one for videos",
+    )
+    add("--fast", action="store_true", help="draw with OpenCV instead of matplotlib: plainer")
+    add(
         "--confidence-threshold",
         type=probability,
         metavar="0..1",
         help="panoptic: show segments whose class has a higher probability, instead of the "
         "config's MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD; semantic: leave pixels unpainted "
-        "whose best score, the sum of class times mask probabilities, is lower",
+        "whose best score, the sum of class times mask probabilities, is lower; instances: leave "
+        f"out those of a lower score, default: {INSTANCE_SCORE}",
     )
     add(
         "--opts",
@@ -79,9 +105,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="changes to the configuration; comes last",
     )
     args = parser.parse_args(argv)
+    check_args(parser, args)
+    return args
+
+
+def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses arguments that contradict each other."""
     if args.webcam and args.output:
         parser.error("--webcam is shown live and written to no file; leave out --output")
-    return args
+    plain = [kind for kind in args.save if kind != "overlay"]
+    if plain and not args.input:
+        parser.error(f"--save {plain[0]} is for pictures; of a video there is only the overlay")
+    if plain and not args.output:
+        parser.error(f"--save {plain[0]} writes a file; name it or its folder with --output")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -96,19 +132,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def segment_pictures(args: argparse.Namespace) -> None:
-    """Writes or shows each picture with its segments."""
+    """Writes or shows what is found in each picture."""
     pictures = find_pictures(args.input)
-    targets = name_targets(pictures, args.output) if args.output else require_window(pictures)
+    if args.output:
+        targets = name_targets(pictures, args.output, args.save)
+    else:
+        targets = require_window(pictures)
     demo = build_demo(args)
-    for picture, target in zip(pictures, targets, strict=True):
+    for picture, files in zip(pictures, targets, strict=True):
         image = read_image({"file_name": picture}, "BGR")
         start = time.perf_counter()
-        predictions, drawing = demo.run_on_image(image)
-        seconds = time.perf_counter() - start
-        _logger.info("%s: %s in %.2f s", picture, describe(predictions), seconds)
-        if target is not None:
-            save(drawing, target)
-        elif show(drawing.get_image()[:, :, ::-1], milliseconds=0) == ESCAPE:
+        found = demo.find(demo.predict(image))
+        _logger.info("%s: %s in %.2f s", picture, describe(found), time.perf_counter() - start)
+        if files is not None:
+            save(demo, image, found, files)
+        elif show(draw(demo, image, found)[:, :, ::-1], milliseconds=0) == ESCAPE:
             break
 
 
@@ -124,7 +162,12 @@ def build_demo(args: argparse.Namespace) -> VisualizationDemo:
         cfg.MODEL.DEVICE = "cpu"
         _logger.info("CUDA is not available; going on with the CPU")
     cfg.freeze()
-    return VisualizationDemo(cfg, semantic_threshold=threshold or 0.0)
+    return VisualizationDemo(
+        cfg,
+        semantic_threshold=0.0 if threshold is None else threshold,
+        instance_threshold=INSTANCE_SCORE if threshold is None else threshold,
+        fast=args.fast,
+    )
 
 
 def find_pictures(names: Sequence[str]) -> list[str]:
@@ -141,47 +184,6 @@ def find_pictures(names: Sequence[str]) -> list[str]:
                 "as 'photos/*.jpg'"
             )
     return pictures
-
-
-def name_targets(sources: Sequence[str], output: str) -> list[Path]:
-    """A file to write for each source, in the folder ``output`` or, of a single one, itself."""
-    if is_folder(output):
-        targets = [Path(output, os.path.basename(source)) for source in sources]
-    elif len(sources) == 1:
-        targets = [Path(output)]
-    else:
-        raise InputError(
-            f"--output {output} is one file, but --input names {len(sources)} pictures; give a "
-            "folder"
-        )
-    check_targets(sources, targets)
-    for target in targets:
-        make_folder(target.parent)
-    return targets
-
-
-def is_folder(output: str) -> bool:
-    """Whether ``--output`` is a folder, or is to become one."""
-    return os.path.isdir(output) or not Path(output).suffix or output.endswith(os.sep)
-
-
-def check_targets(sources: Sequence[str], targets: Sequence[Path]) -> None:
-    """Refuses to write over an input, or two results into one file."""
-    name, count = Counter(targets).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"{count} inputs would be written to {name}; run them one after another")
-    inputs = {os.path.realpath(source) for source in sources}
-    for target in targets:
-        if os.path.realpath(target) in inputs:
-            raise InputError(f"--output would write over the input {target}; name another folder")
-
-
-def make_folder(folder: Path) -> None:
-    """Makes a folder with its parents, if it is not there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output: cannot make the folder {folder}: {error.strerror}") from error
 
 
 def require_window(pictures: Sequence[str] = ()) -> list[None]:
@@ -211,30 +213,36 @@ def show(image: np.ndarray, milliseconds: int) -> int:
     return cv2.waitKey(milliseconds)
 
 
-def describe(predictions: Predictions) -> str:
+def describe(found: Found) -> str:
     """What was found, for the log."""
-    if "panoptic_seg" in predictions:
-        return f"{len(predictions['panoptic_seg'][1])} segments"
-    return (
-        f"{len(predictions['instances'])} instances" if "instances" in predictions else "finished"
-    )
+    names = {"segments_info": "segments", "classes": "classes", "instances": "instances"}
+    return ", ".join(f"{len(regions)} {names[kind]}" for kind, regions in found.items())
 
 
-def save(drawing: VisImage, target: Path) -> None:
-    """Writes a drawing in the format that the suffix names."""
-    try:
-        Image.fromarray(drawing.get_image()).save(target, quality=95)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot write {target}: {error}; name a folder that can be written and a suffix such "
-            "as .png or .jpg"
-        ) from error
+def draw(demo: VisualizationDemo, image: np.ndarray, found: Found) -> np.ndarray:
+    """The overlay [H, W, 3], RGB, of an image [H, W, 3], BGR."""
+    return demo.draw_regions(image, found).get_image()
+
+
+def save(demo: VisualizationDemo, image: np.ndarray, found: Found, files: Targets) -> None:
+    """Writes each kind of result; overlays in the format that the suffix names."""
+    num_classes = len(demo.metadata.stuff_classes)
+    for kind, path in files.items():
+        try:
+            if kind == "overlay":
+                Image.fromarray(draw(demo, image, found)).save(path, quality=95)
+            else:
+                SAVERS[kind](path, found, image.shape[:2], num_classes)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot write {path}: {error}; name a folder that can be written and a suffix "
+                "such as .png or .jpg"
+            ) from error
 
 
 def segment_video(args: argparse.Namespace) -> None:
     """Writes or shows a video, or the camera, with its segments."""
-    cv2.setLogLevel(0)  # it would add to our sentences, and report the probe of the codec
-    capture = open_capture(args)
+    capture = open_capture(args.video_input)
     target = name_video(args.video_input, args.output) if args.output else require_window()
     frames = build_demo(args).run_on_video(capture)
     if target:
@@ -244,47 +252,6 @@ def segment_video(args: argparse.Namespace) -> None:
             if show(frame, milliseconds=1) == ESCAPE:
                 break
     capture.release()
-
-
-def open_capture(args: argparse.Namespace) -> cv2.VideoCapture:
-    """The camera or the video of the command line."""
-    capture = cv2.VideoCapture(0 if args.webcam else args.video_input)
-    if not capture.isOpened():
-        source = "--webcam: camera 0" if args.webcam else f"--video-input: {args.video_input}"
-        raise InputError(f"{source} cannot be opened; it is missing, or OpenCV cannot read it")
-    return capture
-
-
-def name_video(source: str, output: str) -> Path:
-    """The video file to write, which must not exist."""
-    [target] = name_targets([source], output)
-    if is_folder(output):
-        target = target.with_suffix(video_format()[1])
-    if target.exists():
-        raise InputError(f"{target} exists; remove it, or name another file with --output")
-    return target
-
-
-def video_format() -> tuple[str, str]:
-    """Codec and suffix: x264 in Matroska if this OpenCV can write it, else MPEG-4."""
-    with tempfile.TemporaryDirectory() as folder:
-        probe = os.path.join(folder, "probe.mkv")
-        writer = cv2.VideoWriter(probe, cv2.VideoWriter.fourcc(*"x264"), 30.0, (16, 16))
-        writable = writer.isOpened()
-        writer.release()
-    return ("x264", ".mkv") if writable else ("mp4v", ".mp4")
-
-
-def write_video(frames: Iterable[np.ndarray], capture: cv2.VideoCapture, target: Path) -> None:
-    """Writes frames [H, W, 3], BGR, with the size and the frame rate of the input."""
-    size = tuple(int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-    codec = cv2.VideoWriter.fourcc(*video_format()[0])
-    writer = cv2.VideoWriter(str(target), codec, capture.get(cv2.CAP_PROP_FPS), size)
-    if not writer.isOpened():
-        raise InputError(f"OpenCV cannot write {target}; let the name end in {video_format()[1]}")
-    for frame in tqdm(frames, total=int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), unit="frame"):
-        writer.write(frame)
-    writer.release()
 
 
 if __name__ == "__main__":

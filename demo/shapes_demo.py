@@ -20,6 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+# First: it says in one sentence what is missing.
+import mask_former.d2  # noqa: F401  # isort: skip
 import cv2
 import numpy as np
 import torch

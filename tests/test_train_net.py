@@ -1,6 +1,7 @@
 """The command: training, evaluation and errors, on six made-up images and on CamVid."""
 
 import os
+import pickle
 import subprocess
 import sys
 from argparse import Namespace
@@ -62,6 +63,7 @@ def arguments(folder: Path, *flags: str, **changes: object) -> list[str]:
 
 
 def parse(folder: Path, *flags: str, **changes: object) -> Namespace:
+    """As of Detectron2's parser, which lacks our arguments: other scripts may call ``main``."""
     return default_argument_parser().parse_args(arguments(folder, *flags, **changes))
 
 
@@ -80,6 +82,76 @@ def test_trains_resumes_and_evaluates(tmp_path):
     of_file = train_net.main(parse(tmp_path, "--eval-only", MODEL__WEIGHTS=checkpoint))
     assert 0 <= of_last["sem_seg"]["mIoU"] <= 100
     assert of_last["sem_seg"]["pACC"] == of_file["sem_seg"]["pACC"]
+
+
+@pytest.mark.usefixtures("images")
+def test_one_scale_of_test_time_augmentation_changes_nothing(tmp_path):
+    aug = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": "(32,)", "TEST__AUG__FLIP": False}
+    results = train_net.main(parse(tmp_path, "--eval-only", **aug))
+    assert list(results) == ["sem_seg", "sem_seg_TTA"]
+    np.testing.assert_equal(results["sem_seg_TTA"], results["sem_seg"])
+    for folder in ("inference", "inference_TTA"):
+        assert (tmp_path / "out" / folder / "sem_seg_predictions.json").is_file()
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("twice", [True, False])
+def test_test_time_augmentation(tmp_path, twice):
+    aug = {"ENABLED": True, "MIN_SIZES": "(40, 64)", "FLIP": True, "RESIZE_TWICE": twice}
+    keys = {f"TEST__AUG__{key}": value for key, value in aug.items()}
+    results = train_net.main(parse(tmp_path, "--eval-only", **keys))
+    assert 0 <= results["sem_seg_TTA"]["pACC"] <= 100
+    assert results["sem_seg_TTA"].keys() == results["sem_seg"].keys()
+
+
+@pytest.mark.usefixtures("images")
+def test_test_time_augmentation_of_panoptic_sets(tmp_path):
+    changes = {"TEST__AUG__ENABLED": True, "DATASETS__TEST": "('shapes_panoptic_val',)"}
+    with pytest.raises(InputError, match=r"shapes_panoptic_val is evaluated as ade20k_panoptic"):
+        train_net.main(parse(tmp_path, "--eval-only", **changes))
+    assert "Start inference" not in log_of(tmp_path)
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("flags", [(), ("--eval-only",)])
+def test_too_little_of_a_file_fits(tmp_path, flags):
+    path = tmp_path / "w.pth"
+    torch.save({"model": {"sem_seg_head.pixel_decoder.nothing": torch.ones(2)}}, path)
+    args = train_net.argument_parser().parse_args(
+        [*arguments(tmp_path, *flags, "--min-loaded", "0.9", MODEL__WEIGHTS=path)]
+    )
+    with pytest.raises(InputError, match=r"only 0 of the 1 weights .*--min-loaded 0\.9"):
+        train_net.main(args)
+    args.min_loaded = 0
+    train_net.main(args)
+
+
+class Trap:
+    """Whose pickle creates a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.file),)
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("flags", [(), ("--eval-only",)])
+@pytest.mark.parametrize("extension", ["pkl", "pth"])
+def test_hostile_weights(tmp_path, flags, extension):
+    path, trace = tmp_path / f"w.{extension}", tmp_path / "ran"
+    content = {"model": {"a": torch.ones(1)}, "__author__": Trap(trace)}
+    if extension == "pkl":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    with pytest.raises(InputError, match=rf"w\.{extension} names posix\.mkdir"):
+        train_net.main(parse(tmp_path, *flags, MODEL__WEIGHTS=path))
+    assert not trace.exists()
+    line = arguments(tmp_path, *flags, "--trust-weights", "--min-loaded", "0", MODEL__WEIGHTS=path)
+    train_net.main(train_net.argument_parser().parse_args(line))
+    assert trace.exists()
 
 
 @pytest.mark.usefixtures("images")

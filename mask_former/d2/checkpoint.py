@@ -1,14 +1,18 @@
-"""Checkpoints: Detectron2's checkpointer, with an answer to another number of classes."""
+"""Checkpoints: Detectron2's checkpointer, which reads safely and tells what found its place."""
 
 import logging
 import os
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from tabulate import tabulate
 from torch import nn
 
 from mask_former.d2.errors import InputError
+from mask_former.d2.weights import read_weights
 
 # Entries with a row for each class and one for "no object".
 _CLASS_ENTRIES = (
@@ -16,6 +20,20 @@ _CLASS_ENTRIES = (
     "sem_seg_head.predictor.class_embed.bias",
     "criterion.empty_weight",
 )
+
+
+_BY_END = "?matching_heuristics=True"
+_LISTED = 5
+_logger = logging.getLogger(__name__)
+
+
+class LoadOptions(NamedTuple):
+    """How weights are loaded."""
+
+    trusted: bool = False
+    """Let a file run whatever it names, as pickles may."""
+    min_loaded: float = 0.5
+    """The least fraction of the file's weights that must find a place in the model."""
 
 
 class MaskFormerCheckpointer(DetectionCheckpointer):
@@ -26,14 +44,23 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         save_dir: where checkpoints are written and looked for.
         strict_classes: refuse weights of another number of classes, as evaluation needs; else the
             class layer starts anew, as fine-tuning needs. A resumed run always refuses.
+        options: may be set again until something is loaded.
         kwargs: as Detectron2's, above all what to save beside the model.
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, strict_classes: bool = True, **kwargs: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        strict_classes: bool = True,
+        options: LoadOptions | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(model, save_dir, **kwargs)
         self.strict_classes = strict_classes
+        self.options = options or LoadOptions()
+        self._by_end = False
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """The last checkpoint of ``save_dir`` if there is one and ``resume`` says so, else a file.
@@ -47,17 +74,22 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         return super().resume_or_load(path, resume=resume)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Loads a checkpoint, as Detectron2 does.
+        """Loads a checkpoint and logs one table of what found its place.
 
         Args:
-            path: a file, or an address that Detectron2 can fetch; empty: nothing is loaded.
+            path: a file, or an address that Detectron2 can fetch; empty: nothing is loaded. With
+                ``?matching_heuristics=True`` behind it, as in Detectron2's main branch, names are
+                matched by their ends.
 
         Raises:
-            InputError: there is no such file, or it has another number of classes.
+            InputError: the file is missing, broken, not safe to read, of another number of classes,
+                or too little of it fits the model.
         """
-        file = path.partition("?")[0]  # Detectron2's main branch allows options after the name
-        if path and "://" not in path and not os.path.isfile(file):
-            raise InputError(f"no weights at {file}; mend MODEL.WEIGHTS, or fetch the file first")
+        path = path or ""
+        self._by_end = path.endswith(_BY_END)
+        path = path.removesuffix(_BY_END)
+        if path and "://" not in path and not os.path.isfile(path):
+            raise InputError(f"no weights at {path}; mend MODEL.WEIGHTS, or fetch the file first")
         try:
             return super().load(path, *args, **kwargs)
         except OSError as error:
@@ -66,7 +98,10 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return {**super()._load_file(filename), "file": filename}
+        checkpoint = {**read_weights(filename, trusted=self.options.trusted), "file": filename}
+        if self._by_end:
+            checkpoint["matching_heuristics"] = True
+        return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         file, weights = checkpoint.pop("file"), checkpoint["model"]
@@ -75,12 +110,38 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             self._answer_other_classes(file, *next(iter(stale.values())))
         for key in stale:
             del weights[key]
-        incompatible = super()._load_model(checkpoint)
-        # One line has told about these; Detectron2 would warn once more.
+        number = len(weights)
+        incompatible = self._fill_model(file, checkpoint)
+        # The model's own count is larger: PyTorch does not miss num_batches_tracked in old files.
+        loaded = number - len(incompatible.unexpected_keys) - len(incompatible.incorrect_shapes)
+        # One line has told about these.
         dropped = {key.removeprefix("module.") for key in stale}
         missing = [key for key in incompatible.missing_keys if key not in dropped]
         incompatible.missing_keys[:] = missing
+        _log_table(file, loaded, number, incompatible)
+        self._require_enough(file, loaded, number)
         return incompatible
+
+    def _fill_model(self, file: str, checkpoint: dict[str, Any]) -> Any:
+        try:
+            with _silent("detectron2.checkpoint.c2_model_loading"):
+                return super()._load_model(checkpoint)
+        except ValueError as error:
+            raise InputError(
+                f"the names in {file} do not tell where its weights belong ({error}); convert it, "
+                "for example with the scripts in tools/"
+            ) from error
+
+    def _require_enough(self, file: str, loaded: int, number: int) -> None:
+        if loaded < self.options.min_loaded * number:
+            raise InputError(
+                f"only {loaded} of the {number} weights in {file} fit the model, less than "
+                f"--min-loaded {self.options.min_loaded:g}; the model would be left at random "
+                "numbers: choose the configuration that belongs to the file, or lower --min-loaded"
+            )
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """Nothing more: the table has told."""
 
     def _answer_other_classes(self, file: str, found: int, expected: int) -> None:
         numbers = f"{file} has {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}"
@@ -90,7 +151,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
                 f"{expected} classes (without --resume and --eval-only, the class layer would "
                 "start anew)"
             )
-        logging.getLogger(__name__).info("%s: the class layer starts anew", numbers)
+        _logger.info("%s: the class layer starts anew", numbers)
 
 
 def _entries_of_other_classes(
@@ -103,3 +164,39 @@ def _entries_of_other_classes(
         if name in _CLASS_ENTRIES and name in expected and len(value) != len(expected[name]):
             stale[key] = (len(value) - 1, len(expected[name]) - 1)
     return stale
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Keeps Detectron2 from a line for each weight that the table counts."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _log_table(file: str, loaded: int, number: int, incompatible: Any) -> None:
+    mismatched = {key: (found, own) for key, found, own in incompatible.incorrect_shapes}
+    missing = [key for key in incompatible.missing_keys if key not in mismatched]
+    unused = incompatible.unexpected_keys
+    shapes = [
+        f"{key}: {found} in the file, {own} in the model"
+        for key, (found, own) in mismatched.items()
+    ]
+    rows = [
+        ("loaded", f"{loaded} of the file's {number}", ""),
+        ("missing in the file", len(missing), _shortened(missing)),
+        ("unused of the file", len(unused), _shortened(unused)),
+        ("shape mismatch", len(shapes), _shortened(shapes)),
+    ]
+    level = logging.WARNING if missing or shapes else logging.INFO
+    table = tabulate(rows, ("weights", "number", "names"), "pipe", colalign=("left",) * 3)
+    _logger.log(level, "Weights of %s:\n%s", file, table)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

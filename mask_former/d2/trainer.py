@@ -1,11 +1,17 @@
 """The trainer: Detectron2's, told which model, data, solver and evaluators are ours."""
 
+import contextlib
 import logging
+import os
 import weakref
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import (
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -20,15 +26,19 @@ from mask_former.d2.data.checks import check_dataset
 from mask_former.d2.data.dataset_mappers import (
     DETRPanopticDatasetMapper,
     EvaluationMapper,
+    MaskFormerInstanceDatasetMapper,
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )
-from mask_former.d2.evaluation import build_evaluator
+from mask_former.d2.errors import InputError
+from mask_former.d2.evaluation import build_evaluator, choose_evaluators
 from mask_former.d2.solver import build_lr_scheduler, build_optimizer
+from mask_former.d2.tta import SemanticSegmentorWithTTA
 
 _MAPPERS = {
     "mask_former_semantic": MaskFormerSemanticDatasetMapper,
     "mask_former_panoptic": MaskFormerPanopticDatasetMapper,
+    "mask_former_instance": MaskFormerInstanceDatasetMapper,
     "detr_panoptic": DETRPanopticDatasetMapper,
 }
 _logger = logging.getLogger(__name__)
@@ -88,6 +98,44 @@ class Trainer(DefaultTrainer):
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
         """See :func:`mask_former.d2.solver.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
+
+    @staticmethod
+    def check_TTA(cfg: CfgNode) -> None:
+        """Refuses data sets that are not evaluated by semantic labels alone."""
+        for name in cfg.DATASETS.TEST:
+            kind = str(MetadataCatalog.get(name).get("evaluator_type"))
+            if not kind.endswith("sem_seg"):
+                raise InputError(
+                    f"test-time augmentation gives semantic labels alone, but data set {name} is "
+                    f"evaluated as {kind}; set TEST.AUG.ENABLED False, or name a semantic data set"
+                )
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """Results with test-time augmentation, under names that end in ``_TTA``.
+
+        Raises:
+            InputError: a data set is not evaluated by semantic labels alone.
+        """
+        cls.check_TTA(cfg)
+        _logger.info("Running inference with test-time augmentation ...")
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
+        results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
+        return {f"{name}_TTA": result for name, result in results.items()}
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: the whole configuration.
+
+        Raises:
+            InputError: the model cannot be evaluated on DATASETS.TEST, said before it is trained.
+        """
+        for name in cfg.DATASETS.TEST:
+            with contextlib.suppress(NotImplementedError):  # of which Detectron2 will speak
+                choose_evaluators(cfg, name)
+        super().__init__(cfg)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, saving with our checkpointer, also when training fails."""

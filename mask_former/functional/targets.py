@@ -38,6 +38,17 @@ def panoptic_target(ids: Tensor, segment_ids: Tensor, labels: Tensor) -> MaskTar
     return MaskTarget(labels.long(), segment_ids[:, None, None] == ids)
 
 
+def instance_target(masks: Tensor, labels: Tensor) -> MaskTarget:
+    """One segment for each instance that has a pixel; a crop may have removed others.
+
+    Args:
+        masks: [N, H, W], bool; they may overlap.
+        labels: [N]; the classes, 0..K-1.
+    """
+    seen = masks.flatten(1).any(1)
+    return MaskTarget(labels.long()[seen], masks[seen])
+
+
 def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Masks at another resolution, by PyTorch's nearest neighbour: pixel ``floor(i * scale)``.
 

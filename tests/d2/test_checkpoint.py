@@ -1,4 +1,4 @@
-"""Reading checkpoints: of other class counts, of older layouts, and ones that are not there."""
+"""Loading checkpoints: of other class counts, of every layout, of too little, and none at all."""
 
 import logging
 import pickle
@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from mask_former.d2.checkpoint import MaskFormerCheckpointer
+from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer
 from mask_former.d2.errors import InputError
 from mask_former.modeling.head import MaskFormerHead
 
@@ -100,7 +101,7 @@ def test_another_width_is_no_other_class_count(tmp_path, records):
     MaskFormerCheckpointer(model).load(save(tmp_path / "w.pth", source.state_dict()))
     key = "sem_seg_head.predictor.class_embed.weight"
     assert equal_keys(model, source) == model.state_dict().keys() - {key}
-    assert f"Skip loading parameter '{key}'" in records.text
+    assert f"| {key}: (12, 8) in the file, (12, 4) in the model |" in records.text
 
 
 def model_zoo_pickle(path: Path, model: nn.Module) -> str:
@@ -175,3 +176,133 @@ def test_address_that_cannot_be_fetched(tmp_path, monkeypatch):
 
 def test_from_scratch():
     assert MaskFormerCheckpointer(Model(11)).load("") == {}
+
+
+def arrays(model: nn.Module) -> dict[str, np.ndarray]:
+    return {key: value.numpy() for key, value in model.state_dict().items()}
+
+
+def version_2_files(folder: Path, model: nn.Module) -> dict[str, str]:
+    """The present layout in every kind of file, with its metadata and without."""
+    files = {name: folder / name for name in ("with.pth", "plain.pth", "w.safetensors")}
+    torch.save({"model": model.state_dict()}, files["with.pth"])
+    torch.save(dict(model.state_dict()), files["plain.pth"])
+    save_file(dict(model.state_dict()), files["w.safetensors"])
+    for name, weights in (("with.pkl", model.state_dict()), ("plain.pkl", arrays(model))):
+        files[name] = folder / name
+        files[name].write_bytes(pickle.dumps({"model": weights, "__author__": "us"}))
+    return {name: str(path) for name, path in files.items()}
+
+
+@pytest.mark.parametrize(
+    "name", ["with.pth", "plain.pth", "with.pkl", "plain.pkl", "w.safetensors"]
+)
+def test_version_2(tmp_path, name, records):
+    source, model = Model(11), Model(11)
+    MaskFormerCheckpointer(model).load(version_2_files(tmp_path, source)[name])
+    assert equal_keys(model, source) == model.state_dict().keys()
+    assert not [record for record in records.records if record.levelname != "INFO"]
+
+
+class Swin(nn.Module):
+    """The keys of a Swin backbone below a head that has a norm of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.patch_embed = nn.Linear(2, 2)
+        self.backbone.layers = nn.ModuleList([nn.ModuleDict({"norm1": nn.LayerNorm(2)})])
+        self.backbone.norm0 = nn.LayerNorm(2)
+        self.sem_seg_head = nn.ModuleDict({"norm": nn.LayerNorm(3)})
+
+
+def swin_weights() -> dict[str, np.ndarray]:
+    """ImageNet's: with a classifier, a last norm of another size, and buffers of old versions."""
+    shapes = {"patch_embed.weight": (2, 2), "patch_embed.bias": 2, "layers.0.norm1.weight": 2}
+    shapes |= {"layers.0.norm1.bias": 2, "layers.0.attn_mask": 3, "norm.weight": 16}
+    return {name: np.full(shape, 7, np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_swin_backbone(tmp_path, records, by_name):
+    content = {"model": swin_weights(), "__author__": "third_party"}
+    path = tmp_path / "swin.pkl"
+    path.write_bytes(pickle.dumps({**content, "matching_heuristics": not by_name}))
+    model = Swin()
+    asked = f"{path}?matching_heuristics=True" if by_name else str(path)
+    MaskFormerCheckpointer(model).load(asked)
+    filled = {key for key, value in model.state_dict().items() if (value == 7).all()}
+    assert filled == {f"backbone.{key}" for key in list(swin_weights())[:4]}
+    # One table, and not a line of Detectron2's for each of the norms.
+    logs = [record for record in records.records if "Loading from" not in record.getMessage()]
+    assert [record.name for record in logs if record.levelname == "WARNING"] == [
+        "mask_former.d2.checkpoint"
+    ]
+    assert "| loaded              | 4 of the file's 6 |" in records.text
+    assert "| unused of the file  | 2                 | layers.0.attn_mask, norm.weight" in (
+        records.text
+    )
+
+
+def test_names_that_fit_twice(tmp_path):
+    model = nn.ModuleDict({"a": nn.ModuleDict({"norm": nn.LayerNorm(2)}), "norm": nn.LayerNorm(2)})
+    content = {"model": {"norm.weight": np.ones(2)}, "__author__": "x", "matching_heuristics": True}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(InputError, match=r"names in .*w\.pkl do not tell where"):
+        MaskFormerCheckpointer(model).load(str(tmp_path / "w.pkl"))
+
+
+def test_the_table(tmp_path, records):
+    weights = Model(11, width=8).state_dict()
+    del weights["backbone.bias"]
+    weights.update({f"extra.{n}": torch.ones(1) for n in range(7)})
+    path = save(tmp_path / "w.pth", weights)
+    MaskFormerCheckpointer(Model(11), options=LoadOptions(min_loaded=0.3)).load(path)
+    (table,) = [message for message in records.messages if message.startswith("Weights of")]
+    cells = [[cell.strip() for cell in line.split("|")[1:4]] for line in table.splitlines()[3:]]
+    assert cells == [
+        ["loaded", "5 of the file's 13", ""],
+        ["missing in the file", "1", "backbone.bias"],
+        ["unused of the file", "7", "extra.0, extra.1, extra.2, extra.3, extra.4 and 2 more"],
+        [
+            "shape mismatch",
+            "1",
+            "sem_seg_head.predictor.class_embed.weight: (12, 8) in the file, (12, 4) in the model",
+        ],
+    ]
+    assert not [name for name, *_ in records.record_tuples if name == "fvcore.common.checkpoint"][
+        1:
+    ]
+
+
+@pytest.mark.parametrize(("least", "enough"), [(0.5, True), (0.51, False), (1, False)])
+def test_too_little_of_the_file_fits(tmp_path, least, enough):
+    state = Model(11).state_dict()
+    weights = {**state, **{f"extra.{n}": torch.ones(1) for n in range(len(state))}}
+    path = save(tmp_path / "w.pth", weights)
+    checkpointer = MaskFormerCheckpointer(Model(11), options=LoadOptions(min_loaded=least))
+    if enough:
+        checkpointer.load(path)
+    else:
+        with pytest.raises(
+            InputError, match=rf"only 7 of the 14 weights in .*--min-loaded {least}"
+        ):
+            checkpointer.load(path)
+
+
+def test_nothing_fits(tmp_path):
+    path = save(tmp_path / "w.pth", {"another.model": torch.ones(1)})
+    with pytest.raises(InputError, match="only 0 of the 1 weights"):
+        MaskFormerCheckpointer(Model(11)).load(path)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_trust(tmp_path, trusted):
+    model = Model(11)
+    torch.save({"model": model.state_dict(), "path": tmp_path}, tmp_path / "w.pth")
+    checkpointer = MaskFormerCheckpointer(model, options=LoadOptions(trusted=trusted))
+    if trusted:
+        assert checkpointer.load(str(tmp_path / "w.pth")) == {"path": tmp_path}
+    else:
+        with pytest.raises(InputError, match=r"w\.pth names pathlib\.\S+, which weights do not"):
+            checkpointer.load(str(tmp_path / "w.pth"))

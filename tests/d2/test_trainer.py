@@ -1,5 +1,6 @@
 """Training on six made-up images: data sets, checkpoints, failures and resuming."""
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import HookBase
 from PIL import Image
 
@@ -264,3 +267,65 @@ def test_unknown_mapper_is_detectron2s(cfg, log):
     assert "instances" not in batch[0]
     assert "'mask_former_semantics': taking Detectron2's mapper" in log.text
     assert "mask_former_panoptic" in log.text
+
+
+def test_what_cannot_be_evaluated_is_told_before_training(cfg):
+    options = cfg.MODEL.MASK_FORMER.TEST
+    options.SEMANTIC_ON, options.INSTANCE_ON = False, True
+    with pytest.raises(
+        InputError, match=r"camvid_sem_seg_val is evaluated as sem_seg,.*SEMANTIC_ON"
+    ):
+        Trainer(cfg)
+
+
+def test_unknown_evaluators_do_not_keep_from_training(cfg):
+    cfg.DATASETS.TEST = ("nobodys_set",)
+    assert Trainer(cfg).max_iter == 3
+    MetadataCatalog.remove("nobodys_set")
+
+
+@pytest.fixture
+def instance_set(cfg: CfgNode, images: Path, tmp_path: Path) -> Iterator[str]:
+    """The training images with a box on each, in COCO's format; of two classes."""
+    files = sorted(images.iterdir())
+    boxes = [
+        {"id": i + 1, "image_id": i, "category_id": 3 + 4 * (i % 2), "iscrowd": 0, "area": 200}
+        | {"bbox": [5, 5, 20, 10], "segmentation": [[5, 5, 25, 5, 25, 15, 5, 15]]}
+        for i in range(len(files))
+    ]
+    listed = [
+        {"id": i, "file_name": f.name, "height": 32, "width": 40} for i, f in enumerate(files)
+    ]
+    categories = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
+    content = {"info": {}, "images": listed, "annotations": boxes, "categories": categories}
+    json_file = tmp_path / "boxes.json"
+    json_file.write_text(json.dumps(content))
+    register_coco_instances("boxes", {}, str(json_file), str(images))
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("boxes",)
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_instance"
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = False
+    cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = True
+    yield "boxes"
+    DatasetCatalog.remove("boxes")
+    MetadataCatalog.remove("boxes")
+
+
+@pytest.mark.usefixtures("instance_set")
+def test_trains_and_evaluates_instances(cfg):
+    (first, second) = next(iter(Trainer.build_train_loader(cfg)))
+    assert first["image"].shape == second["image"].shape == (3, 32, 32)
+    assert set(first["instances"].gt_classes.tolist()) <= {0, 1}
+    trainer = Trainer(cfg)
+    trainer.train()
+    results = trainer._last_eval_results
+    assert {"AP", "AP-cat", "AP-dog"} <= results["segm"].keys()
+    assert 0 <= results["segm"]["AP"] <= 100
+
+
+@pytest.mark.usefixtures("instance_set")
+def test_instances_of_other_classes(cfg):
+    Trainer.build_train_loader(cfg)  # reads the JSON, and with it the classes
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
+    with pytest.raises(InputError, match="boxes has 2 classes, but"):
+        Trainer.build_train_loader(cfg)

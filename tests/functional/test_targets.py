@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mask_former.functional.targets import (
+    instance_target,
     pad_target,
     panoptic_target,
     resize_masks,
@@ -114,3 +115,13 @@ def test_padding_to_less_than_the_masks_is_refused(size: tuple[int, int]):
 
     with pytest.raises(ValueError, match="2x3 pixels to"):
         pad_target(target, size)
+
+
+def test_instances_without_a_pixel_are_no_targets():
+    masks = torch.tensor([[[1, 0], [0, 0]], [[0, 0], [0, 0]], [[1, 1], [0, 0]]]).bool()
+
+    target = instance_target(masks, torch.tensor([4, 5, 4]))
+
+    assert target.labels.tolist() == [4, 4]
+    assert torch.equal(target.masks, masks[[0, 2]])
+    assert instance_target(masks[:0], torch.zeros(0)).masks.shape == (0, 2, 2)

@@ -32,6 +32,8 @@ class Arrays(NamedTuple):
     """[H, W]; float64 class ids."""
     panoptic: np.ndarray | None = None
     """[H, W, 3]; uint8 colours."""
+    masks: np.ndarray | None = None
+    """[N, H, W]; uint8, 0 or 1; they may overlap."""
 
 
 class Tensors(NamedTuple):
@@ -43,6 +45,8 @@ class Tensors(NamedTuple):
     """[H, W]; int64 class ids."""
     panoptic: Tensor | None = None
     """[H, W]; int64 segment ids."""
+    masks: Tensor | None = None
+    """[N, H, W]; bool."""
 
 
 def augment(arrays: Arrays, augmentations: Augmentations) -> Tensors:
@@ -52,7 +56,19 @@ def augment(arrays: Arrays, augmentations: Augmentations) -> Tensors:
     panoptic = arrays.panoptic
     if panoptic is not None:
         panoptic = rgb_to_id(transforms.apply_segmentation(panoptic))
-    return Tensors(_image_tensor(aug_input.image), _ids(aug_input.sem_seg), _ids(panoptic))
+    image = _image_tensor(aug_input.image)
+    masks = None
+    if arrays.masks is not None:
+        # Bytes, which Pillow resizes, one by one: together they would be channels.
+        changed = [transforms.apply_segmentation(mask) for mask in arrays.masks]
+        masks = _masks_tensor(changed, image.shape[-2:])
+    return Tensors(image, _ids(aug_input.sem_seg), _ids(panoptic), masks)
+
+
+def _masks_tensor(masks: Sequence[np.ndarray], size: Sequence[int]) -> Tensor:
+    if not masks:
+        return torch.zeros((0, *size), dtype=torch.bool)
+    return torch.as_tensor(np.stack(masks)).bool()
 
 
 def _image_tensor(image: np.ndarray) -> Tensor:
@@ -72,7 +88,12 @@ def pad_to(tensors: Tensors, side: int, ignore_label: int) -> Tensors:
         return None if ids is None else F.pad(ids, padding, value=value)
 
     image = F.pad(tensors.image, padding, value=_IMAGE_PADDING)
-    return Tensors(image, padded(tensors.sem_seg, ignore_label), padded(tensors.panoptic, _VOID))
+    return Tensors(
+        image,
+        padded(tensors.sem_seg, ignore_label),
+        padded(tensors.panoptic, _VOID),
+        padded(tensors.masks, False),
+    )
 
 
 def segments_target(ids: Tensor, segments: Sequence[dict[str, Any]]) -> MaskTarget:

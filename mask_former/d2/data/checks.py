@@ -1,6 +1,7 @@
 """What a trainer asks about a data set before it builds anything."""
 
 import difflib
+from collections.abc import Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
@@ -27,8 +28,9 @@ def check_dataset(name: str, num_classes: int | None = None) -> None:
         refresh_paths(row)
     metadata = MetadataCatalog.get(name)
     check_paths(name, {key: metadata.get(key) for key in _needed_paths(metadata)})
-    if num_classes is not None and _classes_are_segmented(metadata):
-        _check_num_classes(name, len(metadata.stuff_classes), num_classes)
+    classes = _segmented_classes(metadata)
+    if num_classes is not None and classes:
+        _check_num_classes(name, len(classes), num_classes)
 
 
 def _check_name(name: str) -> None:
@@ -43,15 +45,19 @@ def _check_name(name: str) -> None:
 
 
 def _needed_paths(metadata: Metadata) -> list[str]:
-    # The json_file of a panoptic set has its instances, which nobody reads here.
+    # The json_file of a panoptic set has its instances, which only some evaluations read.
     keys = _PATHS if metadata.get("panoptic_json") else (*_PATHS, "json_file")
     return [key for key in keys if metadata.get(key)]
 
 
-def _classes_are_segmented(metadata: Metadata) -> bool:
-    """Whether ``stuff_classes`` are all classes, which they are not in separated panoptic sets."""
-    semantic = str(metadata.get("evaluator_type", "")).endswith("sem_seg")
-    return bool(metadata.get("stuff_classes")) and (semantic or "label_divisor" in vars(metadata))
+def _segmented_classes(metadata: Metadata) -> Sequence[str]:
+    """All classes that are told apart; none where the metadata do not list them in one place."""
+    kind = str(metadata.get("evaluator_type", ""))
+    if kind == "coco":
+        return metadata.get("thing_classes", ())  # of a JSON that has not been read yet, none
+    # In separated panoptic sets, stuff_classes are not all.
+    listed = kind.endswith("sem_seg") or "label_divisor" in vars(metadata)
+    return metadata.get("stuff_classes", ()) if listed else ()
 
 
 def _check_num_classes(name: str, found: int, num_classes: int) -> None:

@@ -9,12 +9,13 @@ import logging
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
-from mask_former.d2.data import reading
+from mask_former.d2.data import annotations, reading
 from mask_former.d2.data.arrays import (
     Arrays,
     Augmentations,
@@ -25,7 +26,7 @@ from mask_former.d2.data.arrays import (
     to_instances,
 )
 from mask_former.d2.errors import InputError
-from mask_former.functional.targets import semantic_target
+from mask_former.functional.targets import instance_target, semantic_target
 from mask_former.structures import MaskTarget
 
 Sample = dict[str, Any]
@@ -40,7 +41,8 @@ class MaskFormerSemanticDatasetMapper:
         is_train: must be True; evaluation has :class:`EvaluationMapper`.
         augmentations: applied in order, to image and labels.
         image_format: of the image that the model sees, ``"RGB"`` or ``"BGR"``.
-        ignore_label: the label of pixels without a class, also of padding.
+        ignore_label: the label of pixels without a class, also of padding; None: of mappers that
+            read no label map.
         size_divisibility: the side to which samples are padded, whatever the name of the key says;
             larger ones are cut to it. Not positive: samples keep their size.
         num_classes: K, to check label files against. None checks no ids.
@@ -53,7 +55,7 @@ class MaskFormerSemanticDatasetMapper:
         *,
         augmentations: Augmentations,
         image_format: str,
-        ignore_label: int,
+        ignore_label: int | None,
         size_divisibility: int,
         num_classes: int | None = None,
     ) -> None:
@@ -68,14 +70,7 @@ class MaskFormerSemanticDatasetMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Constructor arguments, from INPUT, the classes and the first training set."""
-        return {
-            "is_train": is_train,
-            "augmentations": _training_augmentations(cfg),
-            "image_format": cfg.INPUT.FORMAT,
-            "ignore_label": _ignore_label(cfg),
-            "size_divisibility": cfg.INPUT.SIZE_DIVISIBILITY,
-            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        }
+        return {**_training_arguments(cfg, is_train), "ignore_label": _ignore_label(cfg)}
 
     def __call__(self, dataset_dict: Sample) -> Sample:
         """Maps one sample in Detectron2's format.
@@ -89,7 +84,6 @@ class MaskFormerSemanticDatasetMapper:
         """
         assert self.is_train, f"{type(self).__name__} serves training only"
         sample = copy.deepcopy(dataset_dict)
-        _refuse_annotations(sample)
         tensors = augment(self._read(sample), self.tfm_gens)
         if self.size_divisibility > 0:
             tensors = pad_to(tensors, self.size_divisibility, self.ignore_label)
@@ -100,6 +94,7 @@ class MaskFormerSemanticDatasetMapper:
         return sample
 
     def _read(self, sample: Sample) -> Arrays:
+        _refuse_annotations(sample)
         image = reading.read_image(sample, self.img_format)
         return Arrays(image, _read_sem_seg(sample, image, self.num_classes, self.ignore_label))
 
@@ -114,6 +109,7 @@ class MaskFormerPanopticDatasetMapper(MaskFormerSemanticDatasetMapper):
     """
 
     def _read(self, sample: Sample) -> Arrays:
+        _refuse_annotations(sample)
         image = reading.read_image(sample, self.img_format)
         sem_seg = None
         if "sem_seg_file_name" in sample or _needs_sem_seg(self.tfm_gens):
@@ -122,6 +118,54 @@ class MaskFormerPanopticDatasetMapper(MaskFormerSemanticDatasetMapper):
 
     def _target(self, tensors: Tensors, sample: Sample) -> MaskTarget:
         return segments_target(tensors.panoptic, sample["segments_info"])
+
+
+class MaskFormerInstanceDatasetMapper(MaskFormerSemanticDatasetMapper):
+    """Instance training samples: one segment for each annotation that is no crowd.
+
+    Annotations are Detectron2's, as its loader of COCO's JSON gives them: polygons or run lengths.
+    They are painted at the size of the image and augmented as masks.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool = True,
+        *,
+        augmentations: Augmentations,
+        image_format: str,
+        size_divisibility: int,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__(
+            is_train,
+            augmentations=augmentations,
+            image_format=image_format,
+            ignore_label=None,
+            size_divisibility=size_divisibility,
+            num_classes=num_classes,
+        )
+        if _needs_sem_seg(self.tfm_gens):
+            raise InputError(
+                "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA below 1 looks at label maps, which instance "
+                "data lack; set it to 1.0"
+            )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Constructor arguments, from INPUT and the classes."""
+        return _training_arguments(cfg, is_train)
+
+    def _read(self, sample: Sample) -> Arrays:
+        image = reading.read_image(sample, self.img_format)
+        found = _take(sample, "annotations")
+        kept = annotations.paint(found, sample["file_name"], image.shape[:2], self.num_classes)
+        sample["annotations"] = kept.annotations
+        return Arrays(image, masks=kept.masks)
+
+    def _target(self, tensors: Tensors, sample: Sample) -> MaskTarget:
+        labels = [annotation["category_id"] for annotation in sample.pop("annotations")]
+        return instance_target(tensors.masks, torch.tensor(labels, dtype=torch.int64))
 
 
 class DETRPanopticDatasetMapper:
@@ -259,6 +303,17 @@ def _take(sample: Sample, key: str) -> Any:
     return sample.pop(key)
 
 
+def _training_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
+    """What MaskFormer's own mappers take from a configuration."""
+    return {
+        "is_train": is_train,
+        "augmentations": _training_augmentations(cfg),
+        "image_format": cfg.INPUT.FORMAT,
+        "size_divisibility": cfg.INPUT.SIZE_DIVISIBILITY,
+        "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+    }
+
+
 def _training_augmentations(cfg: CfgNode) -> Augmentations:
     augmentations: list[T.Augmentation | T.Transform] = [_resize(cfg, is_train=True)]
     if cfg.INPUT.CROP.ENABLED:
@@ -310,7 +365,8 @@ def _refuse_annotations(sample: Sample) -> None:
     if "annotations" in sample:
         raise InputError(
             f"the sample of image {sample['file_name']} has annotations, which a segmentation "
-            "mapper cannot transform; register the data set without them, with label files alone"
+            "mapper cannot transform; register the data set without them, with label files alone, "
+            "or set INPUT.DATASET_MAPPER_NAME to mask_former_instance"
         )
 
 

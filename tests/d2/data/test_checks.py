@@ -109,3 +109,25 @@ def test_classes_are_counted_where_the_list_has_all(someone_elses):
 
     with pytest.raises(InputError, match="has 2 classes"):
         check_dataset(someone_elses.name, 133)
+
+
+def test_classes_of_things_are_counted_in_instance_sets(someone_elses):
+    del someone_elses.panoptic_json, someone_elses.json_file, someone_elses.evaluator_type
+    someone_elses.evaluator_type = "coco"
+    check_dataset(someone_elses.name, 5)  # the classes stand in a JSON that nobody has read yet
+    someone_elses.thing_classes = ["a", "b", "c"]
+    check_dataset(someone_elses.name, 3)
+
+    with pytest.raises(InputError, match=r"has 3 classes, but .*NUM_CLASSES is 2"):
+        check_dataset(someone_elses.name, 2)
+
+
+def test_classes_of_coco(tmp_path, monkeypatch):
+    metadata = MetadataCatalog.get("coco_2017_val")
+    (tmp_path / "a.json").write_text("{}")
+    monkeypatch.setitem(vars(metadata), "image_root", str(tmp_path))
+    monkeypatch.setitem(vars(metadata), "json_file", str(tmp_path / "a.json"))
+    check_dataset("coco_2017_val", 80)
+
+    with pytest.raises(InputError, match=r"coco_2017_val has 80 classes"):
+        check_dataset("coco_2017_val", 133)

@@ -1,0 +1,34 @@
+# Every target does the set-up it needs. PYTHON=... chooses the interpreter of a new .venv.
+PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
+VENV_PYTHON := .venv/bin/python
+INSTALLED := .venv/.installed
+DEMO_ARGS ?=
+
+.PHONY: setup demo test lint check
+.DELETE_ON_ERROR:
+
+setup: $(INSTALLED)
+
+# Cityscapes' scripts, for its evaluators, declare a backport of `typing` that Python 3 must not get.
+# PIP_CONSTRAINT, not --constraint: it holds for the pip that the installer calls as well.
+$(INSTALLED): setup.py pyproject.toml tools/install_detectron2.py $(wildcard constraints/*.txt)
+	@test -x .venv/bin/pip || $(PYTHON) -c 'import sys; sys.version_info[:2] in ((3, 11), (3, 12)) or sys.exit("Python 3.11 or 3.12 is needed and $(PYTHON) is %d.%d: name another one with `make setup PYTHON=/path/to/python3.11`." % sys.version_info[:2])'
+	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	export PIP_CONSTRAINT=constraints/$$($(VENV_PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt && \
+	$(VENV_PYTHON) -m pip install --editable '.[dev,opencv]' && \
+	$(VENV_PYTHON) tools/install_detectron2.py && \
+	$(VENV_PYTHON) -m pip install --no-deps cityscapesscripts pyquaternion
+	touch $@
+
+demo: $(INSTALLED)
+	$(VENV_PYTHON) demo/shapes_demo.py --output output/shapes_demo $(DEMO_ARGS)
+
+test: $(INSTALLED)
+	$(VENV_PYTHON) -m pytest
+
+lint: $(INSTALLED)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+check: lint test

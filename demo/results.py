@@ -1,0 +1,108 @@
+"""Plain results of one picture in files: pictures of colours and of labels, tables and masks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from drawing import Found, Region, to_bytes
+from PIL import Image
+from regions import encode
+
+Size = tuple[int, int]
+"""Height and width."""
+
+
+def save_color(path: Path, found: Found, size: Size, num_classes: int) -> None:
+    """A palette PNG of the label ids; RGB if there are more than a palette holds. Void is black."""
+    kind, regions = _shown(found)
+    ids = label_ids(kind, regions, size, num_classes)
+    colors = np.zeros((max(int(ids.max()), 255) + 1, 3), np.uint8)
+    for region in regions:
+        colors[region.id] = to_bytes(region.color)
+    if len(colors) > 256:
+        Image.fromarray(colors[ids]).save(path)
+        return
+    picture = Image.fromarray(ids.astype(np.uint8))
+    picture.putpalette(colors.tobytes())
+    picture.save(path)
+
+
+def save_label(path: Path, found: Found, size: Size, num_classes: int) -> None:
+    """Class ids in a grey PNG, or ids of segments or instances in an RGB PNG as COCO's."""
+    kind, regions = _shown(found)
+    ids = label_ids(kind, regions, size, num_classes)
+    if kind != "classes":
+        ids = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    Image.fromarray(ids).save(path)
+
+
+def save_json(path: Path, found: Found, size: Size, num_classes: int) -> None:
+    """What is known of each region but its pixels."""
+    path.write_text(json.dumps(_table(found, size, describe)), encoding="utf-8")
+
+
+def save_rle(path: Path, found: Found, size: Size, num_classes: int) -> None:
+    """The same with the masks as COCO's run lengths."""
+
+    def describe_all(kind: str, region: Region) -> dict[str, Any]:
+        mask = encode(region.mask)
+        segmentation = {"size": mask["size"], "counts": mask["counts"].decode("ascii")}
+        return {**describe(kind, region), "segmentation": segmentation}
+
+    path.write_text(json.dumps(_table(found, size, describe_all)), encoding="utf-8")
+
+
+SAVERS: dict[str, Callable[[Path, Found, Size, int], None]] = {
+    "color": save_color,
+    "label": save_label,
+    "json": save_json,
+    "rle": save_rle,
+}
+SUFFIXES = {"color": ".color.png", "label": ".label.png", "json": ".json", "rle": ".rle.json"}
+
+
+def label_ids(kind: str, regions: list[Region], size: Size, num_classes: int) -> np.ndarray:
+    """The id of the region that each pixel belongs to; of several, the first.
+
+    Returns:
+        [H, W]; of classes uint8 with void 255, or uint16 with void 65535 if there are more than
+        255 classes; else int32 with void 0.
+    """
+    void, dtype = 0, np.int32
+    if kind == "classes":
+        void, dtype = (255, np.uint8) if num_classes <= 255 else (65535, np.uint16)
+    ids = np.full(size, void, dtype)
+    for region in reversed(regions):  # instances come best first
+        ids[region.mask.view(bool)] = region.id
+    return ids
+
+
+def describe(kind: str, region: Region) -> dict[str, Any]:
+    """A region's entry in a table; its box is COCO's [x, y, width, height]."""
+    x0, y0, width, height = cv2.boundingRect(region.mask)
+    bbox = [x0, y0, width, height]
+    if region.box is not None:
+        x0, y0, x1, y1 = region.box
+        bbox = [x0, y0, x1 - x0, y1 - y0]
+    entry: dict[str, Any] = {"id": region.id, "category_id": region.category_id}
+    entry["category"] = region.category
+    if kind == "segments_info":
+        entry["isthing"] = region.is_thing
+    if region.score is not None:
+        entry["score"] = region.score
+    return {**entry, "area": cv2.countNonZero(region.mask), "bbox": bbox}
+
+
+def _shown(found: Found) -> tuple[str, list[Region]]:
+    """Segments, else classes, else instances: those that come first."""
+    return next(iter(found.items()))
+
+
+def _table(
+    found: Found, size: Size, entry: Callable[[str, Region], dict[str, Any]]
+) -> dict[str, Any]:
+    tables = {kind: [entry(kind, r) for r in regions] for kind, regions in found.items()}
+    return {"height": size[0], "width": size[1], **tables}

@@ -1,0 +1,116 @@
+"""Instance annotations of COCO to masks, with errors that name the image and the annotation."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.utils.logger import log_first_n
+from pycocotools import mask as coco_mask
+
+from mask_former.d2.errors import InputError
+
+Annotation = dict[str, Any]
+
+
+class Painted(NamedTuple):
+    """The annotations that can be learnt, and their masks."""
+
+    annotations: list[Annotation]
+    masks: np.ndarray
+    """[N, H, W]; uint8, 0 or 1."""
+
+
+def paint(
+    annotations: Sequence[Annotation],
+    image_file: str,
+    size: tuple[int, int],
+    num_classes: int | None = None,
+) -> Painted:
+    """Paints polygons and run lengths, all that are no crowd and have a pixel.
+
+    Args:
+        annotations: Detectron2's, with ``category_id`` and ``segmentation``.
+        image_file: named in errors.
+        size: height and width of the image.
+        num_classes: K; every ``category_id`` must be in 0..K-1. None checks none.
+
+    Raises:
+        InputError: an annotation has no mask, one of another size or place, or another category.
+    """
+    kept, masks = [], []
+    for index, annotation in enumerate(annotations):
+        if annotation.get("iscrowd", 0):
+            continue
+        where = f"annotation {annotation.get('id', index)} of image {image_file}"
+        _check_category(where, annotation, num_classes)
+        mask = _paint_one(where, annotation.get("segmentation"), size)
+        if mask.any():
+            kept.append(annotation)
+            masks.append(mask)
+        else:
+            log_first_n(
+                logging.WARNING,
+                f"{where} has no pixel, as a line or a point has none: such ones are left out",
+                name=__name__,
+            )
+    return Painted(kept, np.stack(masks) if masks else np.zeros((0, *size), np.uint8))
+
+
+def _check_category(where: str, annotation: Annotation, num_classes: int | None) -> None:
+    category = annotation.get("category_id")
+    if not isinstance(category, int):
+        raise InputError(f"{where} has the category_id {category!r}; give each a class id")
+    if num_classes is not None and not 0 <= category < num_classes:
+        raise InputError(
+            f"{where} has category_id {category}, but the classes are 0 to {num_classes - 1}; map "
+            "it to one of these, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES to fit"
+        )
+
+
+def _paint_one(where: str, segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """[H, W]; uint8."""
+    if isinstance(segmentation, dict):
+        return _decode(where, segmentation, size)
+    if isinstance(segmentation, list):
+        return _fill(where, segmentation, size)
+    raise InputError(
+        f"{where} has the segmentation {segmentation!r}, but polygons or run lengths are expected; "
+        "a box alone is not enough: take the annotation out, or give it a mask"
+    )
+
+
+def _decode(where: str, lengths: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+    if tuple(lengths.get("size", ())) != tuple(size):
+        raise InputError(
+            f"{where} has run lengths of size {lengths.get('size')} (height, width), but the image "
+            f"has {list(size)}; mend the annotation, or restore the image that was annotated"
+        )
+    try:
+        if isinstance(lengths["counts"], list):
+            lengths = coco_mask.frPyObjects(lengths, *size)
+        return coco_mask.decode(lengths)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{where} has run lengths that cannot be read ({error}); prepare the JSON again"
+        ) from error
+
+
+def _fill(where: str, polygons: list[Any], size: tuple[int, int]) -> np.ndarray:
+    whole = [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    if not whole:  # fewer than three points
+        return np.zeros(size, np.uint8)
+    _check_places(where, whole, size)
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(whole, *size)))
+
+
+def _check_places(where: str, polygons: list[Any], size: tuple[int, int]) -> None:
+    height, width = size
+    points = np.concatenate([np.asarray(polygon, float).reshape(-1, 2) for polygon in polygons])
+    # What overshoots a little is cut. NaN is in no range either.
+    if not (np.abs(points) <= (2 * width, 2 * height)).all():
+        raise InputError(
+            f"{where} has a polygon from {points.min(0).tolist()} to {points.max(0).tolist()} "
+            f"(x, y), but the image is {width}x{height} pixels (width x height); mend the "
+            "annotation, or restore the image that was annotated"
+        )
