@@ -8,8 +8,11 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+# First: it says in one sentence what is missing.
+import mask_former.d2  # noqa: F401  # isort: skip
 import cv2
 import numpy as np
 import torch
@@ -228,11 +231,13 @@ def save(demo: VisualizationDemo, image: np.ndarray, found: Found, files: Target
     """Writes each kind of result; overlays in the format that the suffix names."""
     num_classes = len(demo.metadata.stuff_classes)
     for kind, path in files.items():
+        if kind == "overlay":
+            overlay = Image.fromarray(draw(demo, image, found))
+            write = partial(overlay.save, path, quality=95)
+        else:
+            write = partial(SAVERS[kind], path, found, image.shape[:2], num_classes)
         try:
-            if kind == "overlay":
-                Image.fromarray(draw(demo, image, found)).save(path, quality=95)
-            else:
-                SAVERS[kind](path, found, image.shape[:2], num_classes)
+            write()
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot write {path}: {error}; name a folder that can be written and a suffix "

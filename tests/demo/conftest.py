@@ -13,6 +13,7 @@ import pytest
 from detectron2.utils.logger import setup_logger
 
 ROOT = Path(__file__).resolve().parents[2]
+NEIGHBOURS = ("drawing", "outputs", "predictor", "regions", "results", "video")
 
 
 def _load(path: Path) -> ModuleType:
@@ -28,7 +29,7 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "demo"))
         modules = {name: _load(ROOT / "demo" / f"{name}.py") for name in ("demo", "shapes_demo")}
-        yield {**modules, "predictor": sys.modules.pop("predictor")}
+        yield {**modules, **{name: sys.modules.pop(name) for name in NEIGHBOURS}}
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +42,30 @@ def demo(scripts: dict[str, ModuleType]) -> ModuleType:
 def predictor(scripts: dict[str, ModuleType]) -> ModuleType:
     """demo/predictor.py."""
     return scripts["predictor"]
+
+
+@pytest.fixture(scope="session")
+def drawing(scripts: dict[str, ModuleType]) -> ModuleType:
+    """demo/drawing.py."""
+    return scripts["drawing"]
+
+
+@pytest.fixture(scope="session")
+def regions(scripts: dict[str, ModuleType]) -> ModuleType:
+    """demo/regions.py."""
+    return scripts["regions"]
+
+
+@pytest.fixture(scope="session")
+def results(scripts: dict[str, ModuleType]) -> ModuleType:
+    """demo/results.py."""
+    return scripts["results"]
+
+
+@pytest.fixture(scope="session")
+def video_script(scripts: dict[str, ModuleType]) -> ModuleType:
+    """demo/video.py."""
+    return scripts["video"]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The demo on pictures and videos: what is painted, what is written, what is refused."""
 
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,6 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.structures import Instances
 from PIL import Image
 
 from mask_former.d2.build import build_model
@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SHAPES = ["--config-file", str(ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml")]
 PANOPTIC = ["MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", "0.0"]
 SEMANTIC = ["MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False"]
+INSTANCE = [*SEMANTIC, "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "False"]
+INSTANCE += ["MODEL.MASK_FORMER.TEST.INSTANCE_ON", "True"]
 
 
 def shapes_cfg(*opts: str) -> CfgNode:
@@ -70,7 +72,11 @@ def usage_error(demo: ModuleType, argv: list[str], capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize(
     ("opts", "threshold", "found"),
-    [(PANOPTIC, "0", r"[1-9]\d* segments"), (SEMANTIC, "0", "finished")],
+    [
+        (PANOPTIC, "0", r"[1-9]\d* segments"),
+        (SEMANTIC, "0", r"[1-9]\d* classes"),
+        (INSTANCE, "0", r"[1-9]\d* instances"),
+    ],
 )
 def test_paints_a_picture(
     demo: ModuleType,
@@ -94,7 +100,7 @@ def test_paints_a_picture(
     )
 
 
-@pytest.mark.parametrize("opts", [PANOPTIC, SEMANTIC])
+@pytest.mark.parametrize("opts", [PANOPTIC, SEMANTIC, INSTANCE])
 def test_paints_nothing_at_threshold_1(
     demo: ModuleType, weights: list[str], pictures: list[Path], tmp_path: Path, opts: list[str]
 ) -> None:
@@ -141,6 +147,68 @@ def test_writes_several_into_a_new_folder(
     folder = tmp_path / "new" / "folder"
     demo.main([*SHAPES, "--input", *map(str, pictures), "--output", str(folder)])
     assert sorted(path.name for path in folder.iterdir()) == [path.name for path in pictures]
+
+
+EVERYTHING = ["--save", "overlay", "color", "label", "json", "rle"]
+
+
+def test_saves_beside_the_named_file(
+    demo: ModuleType, weights: list[str], pictures: list[Path], tmp_path: Path
+) -> None:
+    argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path / "a.b.jpg")]
+    demo.main([*argv, *EVERYTHING, "--confidence-threshold", "0", "--opts", *weights, *PANOPTIC])
+    names = ["a.b.color.png", "a.b.jpg", "a.b.json", "a.b.label.png", "a.b.rle.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+@pytest.mark.parametrize(
+    ("opts", "kind"),
+    [(PANOPTIC, "segments_info"), (SEMANTIC, "classes"), (INSTANCE, "instances")],
+)
+@pytest.mark.parametrize("threshold", ["0", "1"])
+def test_saves_what_was_found(
+    demo: ModuleType,
+    weights: list[str],
+    pictures: list[Path],
+    tmp_path: Path,
+    opts: list[str],
+    kind: str,
+    threshold: str,
+) -> None:
+    argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path), "--save", "json"]
+    demo.main([*argv, "--confidence-threshold", threshold, "--opts", *weights, *opts])
+    [path] = tmp_path.iterdir()  # and no overlay
+    assert path.name == pictures[0].stem + ".json"
+    table = json.loads(path.read_text())
+    assert list(table) == ["height", "width", kind]
+    assert (table["height"], table["width"]) == (128, 128)
+    assert bool(table[kind]) == (threshold == "0")
+
+
+def test_pictures_of_one_stem(demo: ModuleType, pictures: list[Path], tmp_path: Path) -> None:
+    twin = tmp_path / f"{pictures[0].stem}.png"
+    twin.touch()
+    argv = ["--input", str(pictures[0]), str(twin), "--output", str(tmp_path / "out")]
+    message = sentence(demo, [*argv, "--save", "json"])
+    assert f"2 results would be written to {tmp_path / 'out' / pictures[0].stem}.json" in message
+
+
+def test_unsure_instances_are_left_out_unasked(
+    demo: ModuleType, weights: list[str], pictures: list[Path], tmp_path: Path
+) -> None:
+    argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path), "--save", "json"]
+
+    def scores(*threshold: str) -> list[float]:
+        demo.main([*argv, *threshold, "--opts", *weights, *INSTANCE])
+        table = json.loads((tmp_path / f"{pictures[0].stem}.json").read_text())
+        return [instance["score"] for instance in table["instances"]]
+
+    everything = scores("--confidence-threshold", "0")
+    assert scores() == [score for score in everything if score >= demo.INSTANCE_SCORE]
+    middle = sorted(everything)[len(everything) // 2]
+    some = scores("--confidence-threshold", str(middle))
+    assert some == [score for score in everything if score >= middle]
+    assert 0 < len(some) < len(everything)
 
 
 def test_pattern_with_home(
@@ -227,7 +295,7 @@ def test_two_pictures_of_one_name(demo: ModuleType, pictures: list[Path], tmp_pa
     twin = tmp_path / pictures[0].name
     twin.touch()
     argv = ["--input", str(pictures[0]), str(twin), "--output", str(tmp_path / "out")]
-    assert "2 inputs would be written to" in sentence(demo, argv)
+    assert "2 results would be written to" in sentence(demo, argv)
 
 
 def test_folder_that_cannot_be_made(demo: ModuleType, pictures: list[Path], tmp_path: Path) -> None:
@@ -285,6 +353,13 @@ def test_escape_ends_the_show(
         ([], "--webcam --video-input --input is required"),
         (["--webcam", "--input", "a.jpg"], "--input: not allowed with argument --webcam"),
         (["--webcam", "--output", "a.mp4"], "leave out --output"),
+        (["--webcam", "--save", "json"], "--save json is for pictures"),
+        (
+            ["--video-input", "a.mp4", "--output", "b", "--save", "overlay", "rle"],
+            "--save rle is for pictures; of a video there is only the overlay",
+        ),
+        (["--input", "a.jpg", "--save", "label"], "--save label writes a file; name it"),
+        (["--input", "a.jpg", "--save", "labels"], "invalid choice: 'labels'"),
         (["--input", "a", "--confidence-threshold", "1.5"], "'1.5' is not a number from 0 to 1"),
         (["--input", "a", "--confidence-threshold", "nan"], "'nan' is not a number from 0 to 1"),
         (["--input", "a", "--confidence-threshold", "x"], "'x' is not a number from 0 to 1"),
@@ -296,16 +371,23 @@ def test_usage_errors(
     assert message in usage_error(demo, argv, capsys)
 
 
-@pytest.mark.parametrize("opts", [PANOPTIC, SEMANTIC])
+@pytest.mark.parametrize("fast", [["--fast"], []])
+@pytest.mark.parametrize("opts", [PANOPTIC, SEMANTIC, INSTANCE])
 def test_paints_a_video(
-    demo: ModuleType, weights: list[str], video: Path, tmp_path: Path, opts: list[str]
+    demo: ModuleType,
+    video_script: ModuleType,
+    weights: list[str],
+    video: Path,
+    tmp_path: Path,
+    opts: list[str],
+    fast: list[str],
 ) -> None:
     folder = tmp_path / "out"
-    argv = [*SHAPES, "--video-input", str(video), "--output", str(folder)]
+    argv = [*SHAPES, "--video-input", str(video), "--output", str(folder), *fast]
     small = ["INPUT.MIN_SIZE_TEST", "32"]
     demo.main([*argv, "--confidence-threshold", "0", "--opts", *weights, *opts, *small])
     [target] = folder.iterdir()
-    assert target.name == "clip" + demo.video_format()[1]
+    assert target.name == "clip" + video_script.video_format()[1]
     capture = cv2.VideoCapture(str(target))
     assert capture.get(cv2.CAP_PROP_FPS) == 5
     frames = [capture.read()[1] for _ in range(4)]
@@ -342,13 +424,6 @@ def test_video_without_window(
     assert "--output" in sentence(demo, ["--video-input", str(video)])
 
 
-def test_label_map_leaves_out_low_scores(predictor: ModuleType) -> None:
-    scores = torch.tensor([[[0.9, 0.2]], [[0.1, 0.4]], [[0.0, 0.3]]])
-    assert predictor.label_map(scores, 0.0).tolist() == [[0, 1]]
-    assert predictor.label_map(scores, 0.4).tolist() == [[0, 1]]  # at the threshold it is painted
-    assert predictor.label_map(scores, 0.5).tolist() == [[0, 3]]
-
-
 def test_classes_without_a_data_set(predictor: ModuleType) -> None:
     cfg = get_mask_former_cfg()
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 80  # more than Detectron2 has colours
@@ -369,57 +444,3 @@ def test_classes_of_the_data_set(predictor: ModuleType) -> None:
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 8
     with pytest.raises(InputError, match=r"has 7 classes.* is 8"):
         predictor.class_metadata(cfg)
-
-
-def shapes_visualizer(predictor: ModuleType, height: int, width: int) -> object:
-    """A visualizer of a grey picture."""
-    metadata = MetadataCatalog.get("shapes_panoptic_val")
-    return predictor.SteadyVisualizer(np.full((height, width, 3), 128, np.uint8), metadata)
-
-
-@pytest.mark.parametrize("corner", [(0, 0), (199, 0), (0, 99), (199, 99)])
-def test_labels_are_moved_inside(predictor: ModuleType, corner: tuple[int, int]) -> None:
-    visualizer = shapes_visualizer(predictor, 100, 200)
-    visualizer.draw_text("triangle", corner)
-    drawn = (visualizer.output.get_image() != 128).any(axis=-1)
-    central = shapes_visualizer(predictor, 100, 200)
-    central.draw_text("triangle", (100, 50))
-    whole = (central.output.get_image() != 128).any(axis=-1)
-    for axis, expected in zip(drawn.nonzero(), whole.nonzero(), strict=True):
-        assert abs(np.ptp(axis) - np.ptp(expected)) <= 2  # pixels, of the box around the label
-
-
-def test_stuff_is_labelled_where_it_is_widest(predictor: ModuleType) -> None:
-    mask = np.zeros((120, 300), np.uint8)
-    mask[40:80] = 1
-    mask[:, 220:] = 1  # the widest place is around x = 260, y = 60
-    visualizer = shapes_visualizer(predictor, 120, 300)
-    visualizer.draw_binary_mask(mask, [0.2, 0.4, 0.6], text="water", alpha=0.5)
-    [label] = visualizer.output.ax.texts
-    assert label.get_position()[0] == pytest.approx(260, abs=25)
-
-
-def test_things_of_a_class_differ(predictor: ModuleType) -> None:
-    visualizer = shapes_visualizer(predictor, 10, 10)
-    color = [0.8, 0.3, 0.3]
-    shades = [visualizer._jitter(color) for _ in range(6)]
-    assert len(set(shades)) == 6
-    assert visualizer._jitter([0.3, 0.8, 0.3]) == pytest.approx((0.3, 0.8, 0.3))
-
-
-def test_draws_instances_beside_semantic_labels(predictor: ModuleType) -> None:
-    """As a model of Detectron2 may give them."""
-    drawer = predictor.VisualizationDemo(shapes_cfg(), semantic_threshold=0.5)
-    masks = torch.zeros(1, 200, 300, dtype=torch.bool)
-    masks[0, 10:110, 10:110] = True
-    instances = Instances((200, 300), pred_masks=masks, pred_classes=torch.tensor([3]))
-    instances.scores = torch.tensor([0.9])
-    sem_seg = torch.zeros(7, 200, 300)
-    sem_seg[1, :, 200:] = 1.0
-    image = np.full((200, 300, 3), 128, np.uint8)
-    drawing = drawer.draw(image, {"sem_seg": sem_seg, "instances": instances}).get_image()
-    painted = (drawing != 128).any(axis=-1)
-    assert painted[15:105, 15:105].all()
-    assert painted[:, 205:].all()
-    assert not painted[115:, :195].any()
-    assert not painted[:, 115:195].any()
