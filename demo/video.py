@@ -15,7 +15,9 @@ from mask_former.d2.errors import InputError
 
 def open_capture(video: str | None) -> cv2.VideoCapture:
     """A video file or, without one, camera 0."""
-    cv2.setLogLevel(0)  # it would add to our sentences, and report the probe of the codec
+    # It would add to our sentences, and report the probe of the codec. OpenCV 5 has moved the call.
+    silence = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+    silence(0)
     capture = cv2.VideoCapture(0 if video is None else video)
     if not capture.isOpened():
         source = "--webcam: camera 0" if video is None else f"--video-input: {video}"

@@ -1,0 +1,48 @@
+"""Curves of made-up runs."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from tools import plot_metrics
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Metrics as Detectron2 writes them: not every line has every key."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    lines = [
+        {"iteration": 19, "total_loss": 3.0},
+        {"iteration": 39, "total_loss": 2.0, "sem_seg/mIoU": 10.0},
+        {"iteration": 59, "total_loss": 1.5, "sem_seg/mIoU": 40.0},
+    ]
+    (folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def test_curve_has_the_lines_that_know_the_metric(run):
+    assert plot_metrics.read_curve(run, "sem_seg/mIoU") == ([39, 59], [10.0, 40.0])
+    figure = plot_metrics.draw({"tiny": plot_metrics.read_curve(run, "total_loss")}, "total_loss")
+    (line,) = figure.axes[0].lines
+    assert line.get_xydata().tolist() == [[19, 3.0], [39, 2.0], [59, 1.5]]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["tiny"]
+
+
+def test_picture_is_written(run, tmp_path, capsys):
+    output = tmp_path / "curves.png"
+    plot_metrics.main([str(run), "--metric", "sem_seg/mIoU", "--output", str(output)])
+    assert capsys.readouterr().out.strip() == str(output)
+    assert Image.open(output).width > 500
+
+
+@pytest.mark.parametrize(
+    ("folder", "metric", "message"),
+    [("gone", "total_loss", "gone/metrics.json does not exist"), ("tiny", "mAP", "has no mAP")],
+)
+def test_what_is_missing_is_named(run, tmp_path, folder, metric, message):
+    with pytest.raises(SystemExit, match=message):
+        plot_metrics.main(
+            [str(tmp_path / folder), "--metric", metric, "--output", str(tmp_path / "x.png")]
+        )

@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""Draws a metric of several runs against the iteration, from what train_net.py has written.
+
+``python tools/plot_metrics.py --metric sem_seg/mIoU --output curves.png RUN [RUN ...]``; a curve
+has the name of its folder.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Draw a metric of several runs.")
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="OUTPUT_DIR of a training")
+    add("--metric", default="total_loss", help="a key of metrics.json; default: %(default)s")
+    add("--output", type=Path, required=True, help="picture to write")
+    return parser.parse_args(argv)
+
+
+def read_curve(run: Path, metric: str) -> tuple[list[int], list[float]]:
+    """Iterations and values of a metric.
+
+    Raises:
+        ValueError: the run has no such file or no such metric; names those that it has.
+    """
+    path = run / "metrics.json"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; name the OUTPUT_DIR of a training")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    points = {line["iteration"]: line[metric] for line in lines if metric in line}
+    if not points:
+        known = sorted({key for line in lines for key in line} - {"iteration"})
+        raise ValueError(f"{path} has no {metric}; it has {', '.join(known)}")
+    return list(points), list(points.values())
+
+
+def draw(curves: dict[str, tuple[list[int], list[float]]], metric: str) -> Figure:
+    """One line for each run."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, (iterations, values) in curves.items():
+        axes.plot(iterations, values, marker="o" if len(values) < 30 else None, label=name)
+    axes.set(xlabel="iteration", ylabel=metric)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads, draws, and says what was written."""
+    args = parse_args(argv)
+    try:
+        curves = {run.name: read_curve(run, args.metric) for run in args.runs}
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    draw(curves, args.metric).savefig(args.output, dpi=110)
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()
