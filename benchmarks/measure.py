@@ -1,0 +1,89 @@
+"""How benchmarks measure: two ways of doing the same thing, in turn, in one process.
+
+Times are medians over interleaved pairs, and the ratio is the median of the pairs' ratios, which a
+machine that others use slows down alike. Memory is the peak of live tensor bytes that torch's
+profiler sees, less those at the start: allocations, not resident memory.
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+Work = Callable[[], object]
+
+
+class Comparison(NamedTuple):
+    """Ours beside a reference."""
+
+    ours_ms: float
+    reference_ms: float
+    time_ratio: float
+    ours_mib: float
+    reference_mib: float
+
+    @property
+    def memory_ratio(self) -> float:
+        """Peak of ours over peak of the reference."""
+        return self.ours_mib / self.reference_mib
+
+
+def compare(ours: Work, reference: Work, pairs: int) -> Comparison:
+    """Measures both, after a round of each that does not count."""
+    ours_mib, reference_mib = peak_mib(ours), peak_mib(reference)
+    times = [(seconds(ours), seconds(reference)) for _ in range(pairs)]
+    ours_times, reference_times = zip(*times, strict=True)
+    return Comparison(
+        1000 * statistics.median(ours_times),
+        1000 * statistics.median(reference_times),
+        statistics.median(a / b for a, b in times),
+        ours_mib,
+        reference_mib,
+    )
+
+
+def seconds(work: Work) -> float:
+    """Wall time of one run."""
+    start = time.perf_counter()
+    work()
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def peak_mib(work: Work) -> float:
+    """Peak of live tensor memory while it runs, above what is live at its start, in MiB."""
+    if torch.cuda.is_available():
+        return _peak_on_gpu(work) / 2**20
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = work()
+    del result
+    events = [
+        (event.start_ns(), event.nbytes())
+        for event in profiler.profiler.kineto_results.events()
+        if event.name() == "[memory]" and event.device_type() == DeviceType.CPU
+    ]
+    live = peak = 0
+    for _, num_bytes in sorted(events, key=lambda event: event[0]):
+        live += num_bytes
+        peak = max(peak, live)
+    return peak / 2**20
+
+
+def _peak_on_gpu(work: Work) -> int:
+    _synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    _synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,33 @@
+"""The benchmark of the criterion runs, and what it measures is what it says."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import criterion, measure
+
+
+def test_memory_is_the_peak_above_the_start():
+    kept = torch.zeros(2**18)  # 1 MiB that is there before
+
+    def work():
+        first = torch.zeros(3 * 2**18)
+        second = torch.ones(2 * 2**18)
+        del first
+        return kept.sum() + second.sum() + torch.zeros(2**18).sum()
+
+    assert measure.peak_mib(work) == pytest.approx(5, abs=0.01)
+
+
+def test_table_and_json(tmp_path, capsys, monkeypatch):
+    tiny = criterion.Shape(
+        images=2, height=64, width=48, segments=3, classes=4, queries=6, layers=2, channels=8
+    )
+    monkeypatch.setitem(criterion.SHAPES, "coco", tiny)
+    path = tmp_path / "figures.json"
+    criterion.main(["--shapes", "coco", "--pairs", "2", "--threads", "1", "--json", str(path)])
+    (row,) = json.loads(path.read_text())
+    assert row["largest difference"] < 1e-5
+    assert min(row["time ratio"], row["memory ratio"], row["ours ms"], row["ours MiB"]) > 0
+    assert "coco" in capsys.readouterr().out
