@@ -323,13 +323,22 @@ def _panoptic(dataset_name: str, folder: str) -> DatasetEvaluator:
 
 
 def _cityscapes_semantic(dataset_name: str, folder: str) -> DatasetEvaluator:
-    _require("cityscapesscripts", dataset_name, "pip install cityscapesscripts")
+    _require_cityscapes(dataset_name)
     return SharedCityscapesSemSegEvaluator(dataset_name)
 
 
 def _cityscapes_instance(dataset_name: str, folder: str) -> DatasetEvaluator:
-    _require("cityscapesscripts", dataset_name, "pip install cityscapesscripts")
+    _require_cityscapes(dataset_name)
     return SharedCityscapesInstanceEvaluator(dataset_name)
+
+
+def _require_cityscapes(dataset_name: str) -> None:
+    _require("cityscapesscripts", dataset_name, "pip install cityscapesscripts")
+    if not hasattr(np, "in1d"):  # cityscapesscripts 2.3 would fail after the last image
+        raise InputError(
+            f"the evaluation of {dataset_name} needs cityscapesscripts, which calls numpy.in1d, "
+            f"and NumPy {np.__version__} no longer has it; evaluate with NumPy 1.26"
+        )
 
 
 def _require(package: str, dataset_name: str, command: str) -> None:

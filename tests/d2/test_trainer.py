@@ -34,6 +34,8 @@ TINY = {
     "INPUT.CROP.SIZE": (32, 32),
     "INPUT.MIN_SIZE_TEST": 32,
     "SOLVER.IMS_PER_BATCH": 2,
+    # From the first step on large enough to show in float32.
+    "SOLVER.WARMUP_ITERS": 0,
     "SOLVER.MAX_ITER": 3,
     "DATALOADER.NUM_WORKERS": 0,
     "SEED": 1,
