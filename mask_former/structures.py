@@ -17,7 +17,7 @@ P         points or pixels after flattening
 ========  ==========================================================================
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,6 +54,19 @@ class MaskTarget(NamedTuple):
     """[N]; int64, 0..K-1."""
     masks: Tensor
     """[N, H, W]; bool."""
+    valid: Tensor | None = None
+    """[H, W]; bool, the pixels that take part in cost and loss; None: all."""
+    size: tuple[int, int] | None = None
+    """Height and width of the image within its padding, in pixels; None: all of it is image."""
+
+
+class Padding(NamedTuple):
+    """Where the images of a batch end and its padding, right and bottom, begins."""
+
+    sizes: Sequence[tuple[int, int]]
+    """Height and width of each of the B images, in pixels."""
+    padded: tuple[int, int]
+    """(H, W) of the batch."""
 
 
 class LossWeights(NamedTuple):
