@@ -160,7 +160,13 @@ def build_demo(args: argparse.Namespace) -> VisualizationDemo:
     merge_opts(cfg, args.opts)
     threshold = args.confidence_threshold
     if threshold is not None:
-        cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = threshold
+        test = cfg.MODEL.MASK_FORMER.TEST
+        if test.SEM_SEG_OUTPUT == "labels" and test.SEMANTIC_ON and not test.PANOPTIC_ON:
+            raise InputError(
+                "--confidence-threshold looks at semantic scores, which the configuration's "
+                "MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT 'labels' leaves out; leave one of them out"
+            )
+        test.OBJECT_MASK_THRESHOLD = threshold
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
         _logger.info("CUDA is not available; going on with the CPU")

@@ -97,7 +97,8 @@ def find_regions(
     Args:
         predictions: what a model gives for one picture.
         metadata: names and colours, see ``class_metadata``.
-        semantic_threshold: pixels whose best semantic score is lower belong to no class.
+        semantic_threshold: pixels whose best semantic score is lower belong to no class; a model
+            that gives labels has no scores to compare.
         tracker: of the frames before; none for a single picture.
     """
     tracker = tracker or Tracker()
@@ -106,8 +107,9 @@ def find_regions(
         return {"segments_info": _segments(ids.cpu().numpy(), segments, metadata, tracker)}
     found: Found = {}
     if "sem_seg" in predictions:
-        labels = label_map(predictions["sem_seg"], semantic_threshold).cpu().numpy()
-        found["classes"] = _classes(labels, metadata)
+        scores = predictions["sem_seg"]
+        labels = scores if scores.dim() == 2 else label_map(scores, semantic_threshold)
+        found["classes"] = _classes(labels.cpu().numpy(), metadata)
     if "instances" in predictions:
         found["instances"] = _instances(predictions["instances"].to("cpu"), metadata, tracker)
     return found

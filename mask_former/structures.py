@@ -85,6 +85,8 @@ class InferenceOptions(NamedTuple):
     instance: bool = False
     general_semantic: bool = False
     """Semantic scores of the queries that general inference keeps, instead of marginalising."""
+    semantic_labels: bool = False
+    """Labels [H, W] instead of scores [K, H, W] as semantic result."""
     upsample_masks_first: bool = False
     """Resize masks to the output before semantic scores are formed, rather than the scores; the
     other two results need it."""

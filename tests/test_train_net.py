@@ -105,6 +105,32 @@ def test_test_time_augmentation(tmp_path, twice):
 
 
 @pytest.mark.usefixtures("images")
+def test_labels_evaluate_as_scores(tmp_path):
+    """A label map instead of scores gives the same figures."""
+    train_net.main(parse(tmp_path))
+    checkpoint = str(tmp_path / "out" / "model_final.pth")
+    results = [
+        train_net.main(
+            parse(
+                tmp_path,
+                "--eval-only",
+                MODEL__WEIGHTS=checkpoint,
+                MODEL__MASK_FORMER__TEST__SEM_SEG_OUTPUT=output,
+            )
+        )
+        for output in ("scores", "labels")
+    ]
+    np.testing.assert_equal(results[0], results[1])
+
+
+@pytest.mark.usefixtures("images")
+def test_test_time_augmentation_of_labels(tmp_path):
+    changes = {"TEST__AUG__ENABLED": True, "MODEL__MASK_FORMER__TEST__SEM_SEG_OUTPUT": "labels"}
+    with pytest.raises(InputError, match=r"averages scores, which .*SEM_SEG_OUTPUT 'labels'"):
+        train_net.main(parse(tmp_path, **changes))
+
+
+@pytest.mark.usefixtures("images")
 def test_test_time_augmentation_of_panoptic_sets(tmp_path):
     changes = {"TEST__AUG__ENABLED": True, "DATASETS__TEST": "('shapes_panoptic_val',)"}
     with pytest.raises(InputError, match=r"shapes_panoptic_val is evaluated as ade20k_panoptic"):

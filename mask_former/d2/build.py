@@ -105,8 +105,14 @@ def _inference_options(cfg: CfgNode) -> InferenceOptions:
             f"MODEL.MASK_FORMER.TEST.SEMANTIC_INFERENCE is {options.SEMANTIC_INFERENCE!r}; give "
             "'marginal' or 'general'"
         )
+    if options.SEM_SEG_OUTPUT not in ("scores", "labels"):
+        raise InputError(
+            f"MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT is {options.SEM_SEG_OUTPUT!r}; give 'scores' "
+            "or 'labels'"
+        )
     return InferenceOptions(
         semantic=options.SEMANTIC_ON,
+        semantic_labels=options.SEM_SEG_OUTPUT == "labels",
         panoptic=options.PANOPTIC_ON,
         instance=options.INSTANCE_ON,
         general_semantic=options.SEMANTIC_INFERENCE == "general",

@@ -104,7 +104,28 @@ def _nothing_to_evaluate(cfg: CfgNode, dataset_name: str, kind: str) -> str:
     )
 
 
-class CheckedSemSegEvaluator(SemSegEvaluator):
+class _Labels:
+    """A label map [H, W] that passes for scores with evaluators that take their argmax."""
+
+    def __init__(self, labels: torch.Tensor) -> None:
+        self._labels = labels
+
+    def argmax(self, dim: int) -> torch.Tensor:
+        """The labels."""
+        return self._labels
+
+
+class _TakesLabels(DatasetEvaluator):
+    """Lets a semantic evaluator take the label maps of SEM_SEG_OUTPUT "labels" beside scores."""
+
+    def process(self, inputs: Samples, outputs: Samples) -> None:
+        """Adds the predictions of a batch; ``sem_seg`` is [K, H, W] scores or [H, W] labels."""
+        found = [output["sem_seg"] for output in outputs]
+        scores = [{"sem_seg": _Labels(x) if x.dim() == 2 else x} for x in found]
+        super().process(inputs, scores)
+
+
+class CheckedSemSegEvaluator(_TakesLabels, SemSegEvaluator):
     """Detectron2's evaluator, which itself counts a label outside the classes as another class."""
 
     def process(self, inputs: Samples, outputs: Samples) -> None:
@@ -305,7 +326,7 @@ class _Everywhere(CityscapesEvaluator):
             self._working_dir.cleanup()
 
 
-class SharedCityscapesSemSegEvaluator(_Everywhere, CityscapesSemSegEvaluator):
+class SharedCityscapesSemSegEvaluator(_TakesLabels, _Everywhere, CityscapesSemSegEvaluator):
     """Semantic evaluation of Cityscapes on any number of machines."""
 
 

@@ -101,7 +101,7 @@ class Trainer(DefaultTrainer):
 
     @staticmethod
     def check_TTA(cfg: CfgNode) -> None:
-        """Refuses data sets that are not evaluated by semantic labels alone."""
+        """Refuses data sets not evaluated by semantic labels alone, and models without scores."""
         for name in cfg.DATASETS.TEST:
             kind = str(MetadataCatalog.get(name).get("evaluator_type"))
             if not kind.endswith("sem_seg"):
@@ -109,6 +109,11 @@ class Trainer(DefaultTrainer):
                     f"test-time augmentation gives semantic labels alone, but data set {name} is "
                     f"evaluated as {kind}; set TEST.AUG.ENABLED False, or name a semantic data set"
                 )
+        if cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT == "labels":
+            raise InputError(
+                "test-time augmentation averages scores, which MODEL.MASK_FORMER.TEST."
+                "SEM_SEG_OUTPUT 'labels' leaves out; set it to 'scores'"
+            )
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:

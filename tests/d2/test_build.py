@@ -167,6 +167,10 @@ REFUSED = {
         {f"{MASK_FORMER}.TEST.PANOPTIC_ON": True, "DATASETS.TRAIN": ()},
         ["DATASETS.TRAIN is empty"],
     ),
+    "semantic output": (
+        {f"{MASK_FORMER}.TEST.SEM_SEG_OUTPUT": "label"},
+        ["SEM_SEG_OUTPUT is 'label'", "'scores' or 'labels'"],
+    ),
     "no things": (
         {f"{MASK_FORMER}.TEST.PANOPTIC_ON": True, "DATASETS.TRAIN": ("ade20k_sem_seg_train",)},
         ["'ade20k_sem_seg_train' has no thing_dataset_id_to_contiguous_id"],

@@ -233,6 +233,15 @@ def test_mean_iou(tmp_path, sample):
 
 
 @pytest.mark.usefixtures("data_set")
+def test_labels_count_as_their_scores(tmp_path, sample):
+    evaluator = build("sem_seg", tmp_path)
+    given = {"sem_seg": torch.tensor([[0, 0], [1, 1]])}
+    result = evaluate(evaluator, sample, given)["sem_seg"]
+    assert result == evaluate(evaluator, sample, scores([[0, 0], [1, 1]]))["sem_seg"]
+    assert given["sem_seg"].shape == (2, 2)
+
+
+@pytest.mark.usefixtures("data_set")
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -551,7 +560,8 @@ for image in (1, 2):
     cars.pred_classes, cars.scores = torch.tensor([2]), torch.ones(1)
     sample = {"file_name": f"{stem}_leftImg8bit.png"}
     for evaluator in evaluators:
-        evaluator.process([sample], [{"sem_seg": labels, "instances": cars}])
+        semantic = labels if image == 1 else labels.argmax(0)  # SEM_SEG_OUTPUT "labels"
+        evaluator.process([sample], [{"sem_seg": semantic, "instances": cars}])
 for evaluator in evaluators:
     result = evaluator.evaluate()
     if result is not None:

@@ -110,6 +110,14 @@ def test_paints_nothing_at_threshold_1(
     np.testing.assert_array_equal(read(target), read(pictures[0]))
 
 
+def test_threshold_of_labels(demo: ModuleType, pictures: list[Path], tmp_path: Path) -> None:
+    argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path / "drawn.png")]
+    labels = ["MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT", "labels"]
+    message = sentence(demo, [*argv, "--confidence-threshold", "0.5", "--opts", *SEMANTIC, *labels])
+    assert "--confidence-threshold" in message
+    assert "SEM_SEG_OUTPUT" in message
+
+
 def test_config_decides_without_threshold(
     demo: ModuleType, weights: list[str], pictures: list[Path], tmp_path: Path
 ) -> None:

@@ -52,6 +52,13 @@ def test_classes(regions: ModuleType, metadata: Metadata) -> None:
     assert [round(255 * value) for value in water.color] == metadata.stuff_colors[2]
 
 
+def test_classes_of_labels(regions: ModuleType, metadata: Metadata) -> None:
+    labels = torch.tensor([[2, 2], [5, 2]])
+    water, triangle = regions.find_regions({"sem_seg": labels}, metadata)["classes"]
+    assert (water.category, triangle.category) == ("water", "triangle")
+    assert triangle.mask.tolist() == [[0, 0], [1, 0]]
+
+
 def test_segments_come_before_classes(regions: ModuleType, metadata: Metadata) -> None:
     predictions = {**panoptic([(3, square(0, 0))]), "sem_seg": torch.zeros(7, 60, 120)}
     found = regions.find_regions(predictions, metadata)
