@@ -127,7 +127,7 @@ def test_labels_evaluate_as_scores(tmp_path):
 def test_test_time_augmentation_of_labels(tmp_path):
     changes = {"TEST__AUG__ENABLED": True, "MODEL__MASK_FORMER__TEST__SEM_SEG_OUTPUT": "labels"}
     with pytest.raises(InputError, match=r"averages scores, which .*SEM_SEG_OUTPUT 'labels'"):
-        train_net.main(parse(tmp_path, **changes))
+        train_net.main(parse(tmp_path, "--eval-only", **changes))
 
 
 @pytest.mark.usefixtures("images")
