@@ -1,13 +1,22 @@
 """Time and memory of a criterion step, matching and losses forward and backward, at paper shapes.
 
 ``python -m benchmarks.criterion [--json FILE]``, from the root of the checkout. Ours and the plain
-reference (reference.py) get the same random predictions and the same targets, Voronoi cells; losses
-and gradients are compared first. measure.py has the protocol.
+reference (reference.py) get the same random predictions and the same targets, Voronoi cells. Three
+methods of ours, each against the reference's dense step or the part of it that does the same:
+
+* dense: losses on all pixels. Losses and gradients are compared first.
+* points: matching and losses at 12544 sampled points a mask (Mask2Former's number). The losses are
+  estimates, so nothing is compared.
+* losses: dense mask losses alone, from mask logits of all queries and given matches to the gradient
+  of those logits. Compared first.
+
+measure.py has the protocol. On a machine that others use as well, set OMP_WAIT_POLICY=passive: else
+threads that wait for each other burn the core that the other one needs.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,11 +26,17 @@ from torch import Tensor
 
 from benchmarks import reference
 from benchmarks.measure import compare
-from mask_former.functional.matching import bipartite_matching
+from mask_former.functional.mask_losses import matched_mask_losses
+from mask_former.functional.matching import Matches, bipartite_matching
+from mask_former.functional.points import PointOptions
 from mask_former.modeling.criterion import SetCriterion
 from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
 
 WEIGHTS = LossWeights()
+NUM_POINTS = 12544
+
+Result = tuple[Tensor, ...]
+"""A loss and its gradients."""
 
 
 class Shape(NamedTuple):
@@ -49,6 +64,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="default: all")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
     add("--pairs", type=int, default=5, help="timed pairs; default: %(default)s")
     add("--threads", type=int, default=2, help="of torch; default: %(default)s")
     add("--json", metavar="FILE", help="also write the figures")
@@ -59,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints a table."""
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
-    rows = [measure(name, SHAPES[name], args.pairs) for name in args.shapes]
+    rows = [measure(shape, method, args.pairs) for shape in args.shapes for method in args.methods]
     print(f"{args.threads} threads, {args.pairs} interleaved pairs, {torch.__version__}")
     print(tabulate(rows, headers="keys", floatfmt=".3f"))
     if args.json:
@@ -67,31 +83,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             json.dump(rows, file, indent=1)
 
 
-def measure(name: str, shape: Shape, pairs: int) -> dict[str, str | float]:
+def measure(shape: str, method: str, pairs: int) -> dict[str, str | float | None]:
     """One row of the table; ratios are ours over the reference."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    prediction, targets = random_prediction(shape, device), random_targets(shape, device)
-    criterion = SetCriterion(
-        num_classes=shape.classes,
-        matcher=partial(bipartite_matching, weights=WEIGHTS),
-        weights=WEIGHTS,
-        no_object_weight=0.1,
-    ).to(device)
-
-    def ours() -> tuple[Tensor, ...]:
-        return step(prediction, criterion(prediction, targets))
-
-    def plain() -> tuple[Tensor, ...]:
-        losses = reference.criterion(prediction, targets, WEIGHTS, criterion.empty_weight)
-        return step(prediction, losses)
-
-    difference = max(
-        float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours(), plain(), strict=True)
-    )
+    prediction = random_prediction(SHAPES[shape], device)
+    targets = random_targets(SHAPES[shape], device)
+    ours, plain = METHODS[method](prediction, targets)
+    difference = None if method == "points" else largest_difference(ours(), plain())
     found = compare(ours, plain, pairs)
     return {
-        "shape": name,
+        "shape": shape,
+        "method": method,
         "ours ms": found.ours_ms,
         "reference ms": found.reference_ms,
         "time ratio": found.time_ratio,
@@ -102,7 +105,80 @@ def measure(name: str, shape: Shape, pairs: int) -> dict[str, str | float]:
     }
 
 
-def step(prediction: MaskPrediction, losses: dict[str, Tensor]) -> tuple[Tensor, ...]:
+def largest_difference(ours: Result, plain: Result) -> float:
+    """Largest error of any result, relative to the result's largest value."""
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, plain, strict=True))
+
+
+Works = tuple[Callable[[], Result], Callable[[], Result]]
+"""Ours and the reference's."""
+
+
+def whole_step(
+    prediction: MaskPrediction, targets: list[MaskTarget], points: PointOptions | None
+) -> Works:
+    """Matching and all losses, from the prediction to its gradient."""
+    criterion = SetCriterion(
+        num_classes=prediction.class_logits.shape[-1] - 1,
+        matcher=partial(bipartite_matching, weights=WEIGHTS),
+        weights=WEIGHTS,
+        no_object_weight=0.1,
+        points=points,
+    ).to(prediction.pixel_embed.device)
+
+    def ours() -> Result:
+        return step(prediction, criterion(prediction, targets))
+
+    def plain() -> Result:
+        losses = reference.criterion(prediction, targets, WEIGHTS, criterion.empty_weight)
+        return step(prediction, losses)
+
+    return ours, plain
+
+
+def mask_losses_alone(prediction: MaskPrediction, targets: list[MaskTarget]) -> Works:
+    """Focal and dice loss of all layers, from mask logits to their gradient."""
+    matches = bipartite_matching(prediction, targets, WEIGHTS)
+    layers, num_masks = len(prediction.mask_embed), sum(len(target.labels) for target in targets)
+    with torch.no_grad():
+        logits = torch.stack([prediction.mask_logits(layer) for layer in range(layers)])
+    logits.requires_grad_()  # [L, B, Q, h, w]
+
+    def ours() -> Result:
+        losses = []
+        pairs = zip(*(index.split(matches.per_image) for index in matches[:4]), strict=True)
+        for target, (layer, image, query, index) in zip(targets, pairs, strict=True):
+            losses += matched_mask_losses(logits[layer, image, query], target.masks, index)
+        return total_and_gradient([loss.sum() / num_masks for loss in losses])
+
+    def plain() -> Result:
+        losses = []
+        for layer in range(layers):
+            pairs = pairs_of_layer(matches, layer, len(targets))
+            losses += reference.mask_losses(logits[layer], targets, pairs, num_masks)
+        return total_and_gradient(losses)
+
+    def total_and_gradient(losses: list[Tensor]) -> Result:
+        total = torch.stack(losses).sum()
+        return total.detach(), *torch.autograd.grad(total, logits)
+
+    return ours, plain
+
+
+def pairs_of_layer(matches: Matches, layer: int, images: int) -> reference.Pairs:
+    """Matched queries and segments of each image."""
+    rows = [(matches.layer == layer) & (matches.image == image) for image in range(images)]
+    return [(matches.query[row], matches.target[row]) for row in rows]
+
+
+METHODS: dict[str, Callable[[MaskPrediction, list[MaskTarget]], Works]] = {
+    "dense": partial(whole_step, points=None),
+    "points": partial(whole_step, points=PointOptions(NUM_POINTS)),
+    "losses": mask_losses_alone,
+}
+
+
+def step(prediction: MaskPrediction, losses: dict[str, Tensor]) -> Result:
     """The total loss and its gradients."""
     total = torch.stack(list(losses.values())).sum()
     return (total.detach(), *torch.autograd.grad(total, list(prediction)))

@@ -24,6 +24,15 @@ import torch
 from torch import Tensor
 
 
+class Convolution(NamedTuple):
+    """Weights of a convolution of stride 1 whose output has the size of its input."""
+
+    weight: Tensor
+    """[D, C, k, k], k odd."""
+    bias: Tensor
+    """[D]"""
+
+
 class MaskPrediction(NamedTuple):
     """Class and mask predictions of all decoder layers; the last layer is the answer.
 

@@ -131,7 +131,7 @@ def forward_case(request, golden):
 def run_parts(model, inputs):
     """Features, the prediction and the results, as one forward pass forms them."""
     with torch.no_grad():
-        images = model._normalize_and_pad(inputs)
+        images = model.normalize_and_pad(inputs)
         features = model.backbone(images.tensor)
         prediction = model.sem_seg_head(features)
         return features, prediction, model(inputs)

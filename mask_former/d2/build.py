@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
@@ -17,6 +18,7 @@ from torch import nn
 
 from mask_former.d2.errors import InputError
 from mask_former.d2.heads import check_at_least
+from mask_former.d2.recompute import recompute_blocks
 from mask_former.d2.registry import (
     CRITERION_REGISTRY,
     MATCHER_REGISTRY,
@@ -24,9 +26,11 @@ from mask_former.d2.registry import (
     register,
 )
 from mask_former.functional.matching import bipartite_matching, fixed_matching
+from mask_former.functional.points import PointOptions
 from mask_former.modeling.criterion import Matcher, SetCriterion
 from mask_former.modeling.head import MaskFormerHead
 from mask_former.modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
+from mask_former.modeling.swin import SwinTransformer
 from mask_former.structures import InferenceOptions, LossWeights
 
 
@@ -37,7 +41,25 @@ def build_model(cfg: CfgNode) -> nn.Module:
         model = SemanticSegmentor(**_semantic_segmentor_arguments(cfg))
     else:
         model = get(META_ARCH_REGISTRY, name, "MODEL.META_ARCHITECTURE")(cfg)
-    return model.to(cfg.MODEL.DEVICE)
+    model = model.to(cfg.MODEL.DEVICE)
+    if cfg.MODEL.CHANNELS_LAST:
+        # Convolutions give the format of their weights, so images need not come in it.
+        model = model.to(memory_format=torch.channels_last)
+    if cfg.MODEL.COMPILE:
+        _compile(model)
+    return model
+
+
+def _compile(model: nn.Module) -> None:
+    """Backbone and head, in place, which keeps the keys of the state dict.
+
+    Another size of images compiles a second time, then for sizes at large; but Swin, for which that
+    takes many minutes, for each of the first eight sizes, before it stays as it is.
+    """
+    model.backbone.compile(dynamic=False if isinstance(model.backbone, SwinTransformer) else None)
+    # Without, attention behind convolutions breaks torch 2.14 on a CPU, in training at any size.
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    model.sem_seg_head.compile(options={"layout_optimization": not on_cpu})
 
 
 def _semantic_segmentor_arguments(cfg: CfgNode) -> dict[str, Any]:
@@ -48,6 +70,12 @@ def _semantic_segmentor_arguments(cfg: CfgNode) -> dict[str, Any]:
         raise InputError(
             f"MODEL.SEM_SEG_HEAD.NAME {cfg.MODEL.SEM_SEG_HEAD.NAME!r} gives masks and classes, "
             'which MODEL.META_ARCHITECTURE "SemanticSegmentor" cannot train; use "MaskFormer"'
+        )
+    if cfg.MODEL.MASK_FORMER.VALID_MASK:
+        raise InputError(
+            "MODEL.MASK_FORMER.VALID_MASK is True, which MODEL.META_ARCHITECTURE "
+            '"SemanticSegmentor" does not know; turn it off: its losses leave ignored pixels out '
+            "as they are"
         )
     return {
         "backbone": backbone,
@@ -60,7 +88,10 @@ def _semantic_segmentor_arguments(cfg: CfgNode) -> dict[str, Any]:
 def _backbone(cfg: CfgNode) -> Backbone:
     # Detectron2's build_backbone would take another package's component of the same name.
     build = get(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
-    return build(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+    backbone = build(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+    if cfg.MODEL.RESNETS.USE_CHECKPOINT:
+        recompute_blocks(backbone)
+    return backbone
 
 
 def _head(cfg: CfgNode, backbone: Backbone) -> nn.Module:
@@ -79,6 +110,12 @@ def mask_former_arguments(cfg: CfgNode) -> dict[str, Any]:
             f"MODEL.SEM_SEG_HEAD.NAME {cfg.MODEL.SEM_SEG_HEAD.NAME!r} classifies pixels, which "
             'MODEL.META_ARCHITECTURE "MaskFormer" cannot train; use "SemanticSegmentor"'
         )
+    if options.VALID_MASK and not getattr(head, "takes_padding", False):
+        raise InputError(
+            f"MODEL.MASK_FORMER.VALID_MASK is True, but MODEL.SEM_SEG_HEAD.NAME "
+            f"{cfg.MODEL.SEM_SEG_HEAD.NAME!r} does not say that it takes_padding; turn the key "
+            "off, or use MaskFormerHead"
+        )
     size_divisibility = options.SIZE_DIVISIBILITY
     return {
         "backbone": backbone,
@@ -90,6 +127,7 @@ def mask_former_arguments(cfg: CfgNode) -> dict[str, Any]:
             backbone.size_divisibility if size_divisibility < 0 else size_divisibility
         ),
         "inference": _inference_options(cfg),
+        "valid_mask": options.VALID_MASK,
     }
 
 
@@ -161,6 +199,19 @@ def _loss_weights(cfg: CfgNode) -> LossWeights:
     return LossWeights(mask=options.MASK_WEIGHT, dice=options.DICE_WEIGHT)
 
 
+def _point_options(cfg: CfgNode) -> PointOptions | None:
+    """Where masks are scored; None: at all pixels."""
+    prefix, options = "MODEL.MASK_FORMER", cfg.MODEL.MASK_FORMER
+    check_at_least(cfg, 0, f"{prefix}.TRAIN_NUM_POINTS", f"{prefix}.IMPORTANCE_SAMPLE_RATIO")
+    check_at_least(cfg, 1, f"{prefix}.OVERSAMPLE_RATIO")
+    share = options.IMPORTANCE_SAMPLE_RATIO
+    if share > 1:
+        raise InputError(f"{prefix}.IMPORTANCE_SAMPLE_RATIO is {share}; it must be at most 1")
+    if options.TRAIN_NUM_POINTS == 0:
+        return None
+    return PointOptions(options.TRAIN_NUM_POINTS, options.OVERSAMPLE_RATIO, share)
+
+
 @register(MATCHER_REGISTRY, "bipartite")
 def _bipartite_matcher(cfg: CfgNode) -> Matcher:
     return partial(bipartite_matching, weights=_loss_weights(cfg))
@@ -188,4 +239,5 @@ def _set_criterion(cfg: CfgNode, matcher: Matcher) -> SetCriterion:
         matcher=matcher,
         weights=_loss_weights(cfg),
         no_object_weight=cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT,
+        points=_point_options(cfg),
     )

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
@@ -16,12 +14,19 @@ from mask_former.d2.errors import InputError
 from mask_former.d2.registry import register
 from mask_former.functional.inference import (
     general_semantic_inference,
-    instance_inference,
     panoptic_inference,
     semantic_inference,
 )
+from mask_former.functional.instances import instance_inference
+from mask_former.functional.resampling import LazyMasks, lazy_masks
 from mask_former.functional.targets import pad_target
-from mask_former.structures import InferenceOptions, MaskPrediction, MaskTarget
+from mask_former.structures import (
+    Convolution,
+    InferenceOptions,
+    MaskPrediction,
+    MaskTarget,
+    Padding,
+)
 
 
 @register(META_ARCH_REGISTRY, "MaskFormer")
@@ -39,16 +44,21 @@ class MaskFormer(nn.Module):
         pixel_std: Sequence[float],
         size_divisibility: int = 32,
         inference: InferenceOptions,
+        valid_mask: bool = False,
     ) -> None:
         """
         Args:
             backbone: normalised images [B, 3, H, W] to features by name.
-            sem_seg_head: features by name to a ``MaskPrediction``.
+            sem_seg_head: features by name, and with ``valid_mask`` their ``Padding``, to a
+                ``MaskPrediction``.
             criterion: (prediction, targets) to weighted losses by name.
             pixel_mean: of each channel, in 0..255.
             pixel_std: of each channel.
             size_divisibility: batches are padded to a multiple; up to 1, to the largest image.
             inference: which results to give, and how.
+            valid_mask: padded pixels, also those that a mapper has padded, take part in no
+                attention, no cost and no loss, ignored ones in no cost and no loss. Convolutions
+                and norms over a map, GroupNorm for one, still see the padding.
         """
         super().__init__()
         self.backbone = backbone
@@ -56,6 +66,7 @@ class MaskFormer(nn.Module):
         self.criterion = criterion
         self.size_divisibility = size_divisibility
         self.inference = inference
+        self.valid_mask = valid_mask
         self.register_buffer(
             "pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False
         )
@@ -80,34 +91,60 @@ class MaskFormer(nn.Module):
                 * image: [3, height, width] in 0..255, channels as the config's INPUT.FORMAT.
                 * instances (training): ``Instances`` with gt_classes [N] and gt_masks
                   [N, height, width].
+                * image_size, valid (training with ``valid_mask``, optional): height and width
+                  without the mapper's padding, else those of the image; and the pixels
+                  [height, width] (bool) that count, else all.
                 * height, width (optional): size of the result, else that of the image.
 
         Returns:
             In training the weighted losses by name. Else a dict for each image:
 
-                * sem_seg: scores [K, height, width].
+                * sem_seg: scores [K, height, width], or labels [height, width] (int64).
                 * panoptic_seg: segment ids [height, width] (int32; 0 is void) and the list of
                   segments.
                 * instances: ``Instances`` with pred_masks [n, height, width] (bool), pred_boxes,
                   scores and pred_classes, best first.
         """
-        images = self._normalize_and_pad(batched_inputs)
-        prediction = self.sem_seg_head(self.backbone(images.tensor))
-        if self.training:
-            return self.criterion(prediction, self._targets(batched_inputs, images))
-        return self._results(prediction.last(), batched_inputs, images)
+        images = self.normalize_and_pad(batched_inputs)
+        if not self.training:
+            return self._results(batched_inputs, images)
+        sizes = [
+            tuple(x.get("image_size", size))
+            for x, size in zip(batched_inputs, images.image_sizes, strict=True)
+        ]
+        prediction = self._predict(images, sizes)
+        return self.criterion(prediction, self._targets(batched_inputs, images, sizes))
 
-    def _normalize_and_pad(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+    def normalize_and_pad(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
+        """The images of the inputs, [B, 3, H, W]."""
         # Padding comes after normalising, so it is zero for the backbone.
         images = [
             (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
         ]
         return ImageList.from_tensors(images, self.size_divisibility)
 
-    def _targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> list[MaskTarget]:
-        size = images.tensor.shape[-2:]
+    def _predict(
+        self, images: ImageList, sizes: Sequence[tuple[int, int]], **options: bool
+    ) -> MaskPrediction:
+        features = self.backbone(images.tensor)
+        if not self.valid_mask:  # another project's head takes features alone
+            return self.sem_seg_head(features, **options)
+        padding = Padding(sizes, tuple(images.tensor.shape[-2:]))
+        return self.sem_seg_head(features, padding, **options)
+
+    def _last_convolution(self) -> Convolution | None:
+        """Of a head that can leave it out, see ``MaskFormerHead``."""
+        find = getattr(self.sem_seg_head, "last_convolution", None)
+        return find() if find is not None else None
+
+    def _targets(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        images: ImageList,
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[MaskTarget]:
         targets = []
-        for x in batched_inputs:
+        for x, size in zip(batched_inputs, sizes, strict=True):
             if "instances" not in x:
                 raise InputError(
                     f"{x.get('file_name', 'an image')} has no 'instances', which training needs; "
@@ -115,80 +152,89 @@ class MaskFormer(nn.Module):
                 )
             instances = x["instances"].to(self.device)
             target = MaskTarget(instances.gt_classes, instances.gt_masks)
-            targets.append(pad_target(target, size))
+            if self.valid_mask:
+                valid = x.get("valid", torch.ones(instances.image_size, dtype=torch.bool))
+                target = target._replace(valid=valid.to(self.device), size=size)
+            targets.append(pad_target(target, images.tensor.shape[-2:]))
         return targets
 
     def _results(
-        self, prediction: MaskPrediction, batched_inputs: list[dict[str, Any]], images: ImageList
+        self, batched_inputs: list[dict[str, Any]], images: ImageList
     ) -> list[dict[str, Any]]:
-        mask_logits = prediction.mask_logits()
+        convolution = self._last_convolution()
+        options = {} if convolution is None else {"embed": False}
+        prediction = self._predict(images, images.image_sizes, **options)
+        padded = tuple(images.tensor.shape[-2:])
         results = []
-        for x, class_logits, logits, size in zip(
-            batched_inputs,
-            prediction.class_logits[-1],
-            mask_logits,
-            images.image_sizes,
-            strict=True,
-        ):
-            padded = tuple(images.tensor.shape[-2:])
-            output = (x.get("height", size[0]), x.get("width", size[1]))
-            results.append(self._result(class_logits, logits, padded, size, output))
+        pixel_embeds = _in_autocast_type(prediction.pixel_embed)
+        # The sums of inference keep single precision, as half would lose small differences.
+        with torch.autocast(self.device.type, enabled=False):
+            for x, class_logits, mask_embed, pixel_embed, size in zip(
+                batched_inputs,
+                prediction.class_logits[-1],
+                prediction.mask_embed[-1],
+                pixel_embeds,
+                images.image_sizes,
+                strict=True,
+            ):
+                output = (x.get("height", size[0]), x.get("width", size[1]))
+                masks = lazy_masks(
+                    mask_embed,
+                    pixel_embed,
+                    padded,
+                    size,
+                    output if self.inference.upsample_masks_first else size,
+                    valid_only=self.valid_mask,
+                    convolution=convolution,
+                )
+                results.append(self._result(class_logits, masks, output))
         return results
 
     def _result(
-        self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
-        padded: tuple[int, int],
-        size: tuple[int, int],
-        output: tuple[int, int],
+        self, class_logits: Tensor, masks: LazyMasks, output: tuple[int, int]
     ) -> dict[str, Any]:
         """The result of one image.
 
         Args:
             class_logits: [Q, K+1]
-            mask_logits: [Q, h, w]
-            padded: height and width of the batch.
-            size: of the image in it.
-            output: of the result.
+            masks: Q of them, of the size of the image, or of the output if they are resized first.
+            output: height and width of the result.
         """
-        mask_logits = _upsample(mask_logits, padded)
-        if not self.inference.upsample_masks_first:
-            scores = self._semantic(class_logits, mask_logits)
-            return {"sem_seg": sem_seg_postprocess(scores, size, *output)}
-        mask_logits = sem_seg_postprocess(mask_logits, size, *output)
         result: dict[str, Any] = {}
         if self.inference.semantic:
-            result["sem_seg"] = self._semantic(class_logits, mask_logits)
+            masks = masks.convolved()  # of all queries, for the other results too
+            result["sem_seg"] = self._semantic(class_logits, masks, output)
         if self.inference.panoptic:
             result["panoptic_seg"] = panoptic_inference(
                 class_logits,
-                mask_logits,
+                masks,
                 self.inference.thing_ids,
                 self.inference.object_mask_threshold,
                 self.inference.overlap_threshold,
             )
         if self.inference.instance:
-            result["instances"] = self._instances(class_logits, mask_logits)
+            result["instances"] = self._instances(class_logits, masks)
         return result
 
-    def _semantic(self, class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    def _semantic(self, class_logits: Tensor, masks: LazyMasks, output: tuple[int, int]) -> Tensor:
+        labels = self.inference.semantic_labels
         if not self.inference.general_semantic:
-            return semantic_inference(class_logits, mask_logits)
+            return semantic_inference(class_logits, masks, output, labels)
         return general_semantic_inference(
             class_logits,
-            mask_logits,
+            masks,
             self.inference.object_mask_threshold,
             self.inference.overlap_threshold,
+            output,
+            labels,
         )
 
-    def _instances(self, class_logits: Tensor, mask_logits: Tensor) -> Instances:
+    def _instances(self, class_logits: Tensor, masks: LazyMasks) -> Instances:
         found = instance_inference(
-            class_logits, mask_logits, self.inference.thing_ids, self.inference.max_instances
+            class_logits, masks, self.inference.thing_ids, self.inference.max_instances
         )
-        height, width = mask_logits.shape[-2:]
         return Instances(
-            (height, width),
+            masks.size,
             pred_masks=found.masks,
             pred_boxes=Boxes(found.boxes),
             scores=found.scores,
@@ -196,5 +242,6 @@ class MaskFormer(nn.Module):
         )
 
 
-def _upsample(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0]
+def _in_autocast_type(x: Tensor) -> Tensor:
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x

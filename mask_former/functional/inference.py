@@ -1,14 +1,20 @@
 """From class and mask predictions to semantic, panoptic and instance results (paper, section 3.4).
 
 General inference gives each pixel to one query, after unsure and occluded queries are dropped;
-semantic inference marginalises over all queries instead.
+semantic inference marginalises over all queries instead. Mask logits come as a tensor or as
+:class:`~mask_former.functional.resampling.LazyMasks`; either way a result is formed a band of rows
+at a time, from the queries that it needs. Numbers are float32, or float64 if the input is. Nothing
+here keeps gradients.
 """
 
-from collections.abc import Collection
-from typing import NamedTuple, TypedDict
+from collections.abc import Callable, Collection, Sequence
+from typing import TypedDict
 
 import torch
 from torch import Tensor
+
+from mask_former.functional.competition import Candidates, Contest, compete, find_candidates
+from mask_former.functional.resampling import LazyMasks, Resize, Size, as_lazy, bands
 
 
 class Segment(TypedDict):
@@ -21,48 +27,107 @@ class Segment(TypedDict):
     area: int
 
 
-def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+@torch.no_grad()
+def semantic_inference(
+    class_logits: Tensor,
+    mask_logits: Tensor | LazyMasks,
+    output: Size | None = None,
+    labels: bool = False,
+) -> Tensor:
     """Marginalises over the queries: class probability times mask probability, summed.
 
     Args:
         class_logits: [Q, K+1]; before the softmax.
         mask_logits: [Q, h, w]; before the sigmoid.
+        output: (H, W) that the scores are resized to; None: they stay (h, w).
+        labels: give the class of the highest score instead of the scores.
 
     Returns:
-        Scores [K, h, w]; at least 0, not normalised: sums above 1 occur. The label of a pixel is
-        the class of the highest score.
+        Scores [K, H, W]; at least 0, not normalised: sums above 1 occur. Or labels [H, W] (int64).
     """
-    class_probs = class_logits.softmax(dim=-1)[:, :-1]
-    return torch.einsum("qk,qhw->khw", class_probs, mask_logits.sigmoid())
+    masks = as_lazy(mask_logits).convolved()
+    class_probs = class_logits.to(masks.dtype).softmax(dim=-1)[:, :-1]
+
+    def write(start: int, stop: int, scores: Tensor) -> None:
+        mask_probs = masks.rows(start, stop).sigmoid_()
+        torch.mm(class_probs.T, mask_probs.flatten(1), out=scores.view(len(scores), -1))
+
+    return _collect(write, class_probs.shape[1], masks, output, labels)
 
 
+@torch.no_grad()
 def general_semantic_inference(
     class_logits: Tensor,
-    mask_logits: Tensor,
+    mask_logits: Tensor | LazyMasks,
     object_mask_threshold: float,
     overlap_threshold: float,
+    output: Size | None = None,
+    labels: bool = False,
 ) -> Tensor:
     """Semantic scores of the queries that general inference keeps.
 
-    Arguments as :func:`panoptic_inference`.
+    Arguments as :func:`panoptic_inference` and :func:`semantic_inference`.
 
     Returns:
-        Scores [K, h, w] in [0, 1]: for each class the highest class probability times mask
-        probability of its queries; 0 where it has none.
+        Scores [K, H, W] in [0, 1]: for each class the highest class probability times mask
+        probability of its queries; 0 where it has none. Or labels [H, W] (int64).
     """
-    labels, scores, mask_probs, _, _, valid = _compete(
-        class_logits, mask_logits, object_mask_threshold, overlap_threshold
-    )
     num_classes = class_logits.shape[-1] - 1
-    result = mask_logits.new_zeros(num_classes, *mask_logits.shape[-2:])
-    weighted = scores[valid][:, None, None] * mask_probs[valid]
-    index = labels[valid][:, None, None].expand_as(weighted)
-    return result.scatter_reduce(0, index, weighted, reduce="amax")
+    # Room for all, so that nothing need be read from an accelerator.
+    candidates = find_candidates(
+        class_logits, mask_logits, object_mask_threshold, len(class_logits)
+    )
+    contest = compete(candidates, overlap_threshold)
+    weights = (candidates.scores * contest.valid)[:, None, None]
+    index = candidates.labels.clamp(max=num_classes - 1)[:, None, None]
+
+    def write(start: int, stop: int, scores: Tensor) -> None:
+        weighted = candidates.masks.rows(start, stop).sigmoid_().mul_(weights)
+        scores.zero_().scatter_reduce_(0, index.expand_as(weighted), weighted, reduce="amax")
+
+    return _collect(write, num_classes, candidates.masks, output, labels)
 
 
+def _collect(
+    write: Callable[[int, int, Tensor], None],
+    num_classes: int,
+    masks: LazyMasks,
+    output: Size | None,
+    labels: bool,
+) -> Tensor:
+    """Semantic scores [K, H, W] of all rows, or labels [H, W].
+
+    write puts the scores of the rows (start, stop) of the masks into [K, stop - start, w].
+    """
+    output, like = output or masks.size, masks.pixel_embed
+
+    def rows(start: int, stop: int) -> Tensor:
+        scores = like.new_empty(num_classes, stop - start, masks.size[1], dtype=masks.dtype)
+        write(start, stop, scores)
+        return scores
+
+    resize = Resize(masks.size, output, output)
+    channels = max(num_classes, masks.number)
+    shares = bands(output, channels, num_classes, like.device)
+    if labels:
+        result = like.new_empty(output, dtype=torch.int64)
+        for start, stop in shares:
+            # Unlike argmax, max is vectorised over the last dimension on a CPU.
+            result[start:stop] = resize.rows(rows, start, stop).max(dim=0).indices
+        return result
+    result = like.new_empty(num_classes, *output, dtype=masks.dtype)
+    for start, stop in shares:
+        if output == masks.size:
+            write(start, stop, result[:, start:stop])
+        else:
+            result[:, start:stop] = resize.rows(rows, start, stop)
+    return result
+
+
+@torch.no_grad()
 def panoptic_inference(
     class_logits: Tensor,
-    mask_logits: Tensor,
+    mask_logits: Tensor | LazyMasks,
     thing_ids: Collection[int],
     object_mask_threshold: float,
     overlap_threshold: float,
@@ -81,53 +146,36 @@ def panoptic_inference(
         Segment ids [h, w] (int32; 0 is void) and the segments, in order of their ids from 1. A
         merged segment has the area of all its parts and the highest of their scores.
     """
-    competition = _compete(class_logits, mask_logits, object_mask_threshold, overlap_threshold)
-    labels, scores, _, owner, area, valid = competition
-    if len(labels) == 0:
-        return mask_logits.new_zeros(mask_logits.shape[-2:], dtype=torch.int32), []
-    table = torch.stack([labels.double(), scores.double(), area.double(), valid.double()], dim=1)
-    segment_of_query, segments = _merge(table.tolist(), set(thing_ids))
-    return torch.tensor(segment_of_query, dtype=torch.int32, device=owner.device)[owner], segments
+    for room in (USUAL_ROOM, len(class_logits)):
+        candidates = find_candidates(class_logits, mask_logits, object_mask_threshold, room)
+        contest = compete(candidates, overlap_threshold)
+        *queries, (number, *_) = _table(candidates, contest).tolist()  # the one transfer
+        if number <= len(queries):
+            break
+    segment_of_query, segments = _merge(queries, set(thing_ids))
+    return _lookup(contest.owner, segment_of_query), segments
 
 
-class _Competition(NamedTuple):
-    """The n queries that are sure of a class, and what is left to each of them."""
-
-    labels: Tensor
-    """[n]; 0..K-1."""
-    scores: Tensor
-    """[n]; class probability."""
-    mask_probs: Tensor
-    """[n, h, w]"""
-    owner: Tensor
-    """[h, w]; which of the n has the pixel."""
-    area: Tensor
-    """[n]; pixels owned."""
-    valid: Tensor
-    """[n]; bool, whether enough of the mask is left."""
+USUAL_ROOM = 32
+"""Candidates that panoptic inference makes room for on an accelerator, where it does not know their
+number before its one transfer. Should there be more, it starts over with room for all."""
 
 
-def _compete(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    object_mask_threshold: float,
-    overlap_threshold: float,
-) -> _Competition:
-    """General inference up to the choice of queries; arguments as :func:`panoptic_inference`."""
-    scores, labels = class_logits.softmax(dim=-1).max(dim=-1)
-    no_object = class_logits.shape[-1] - 1
-    keep = (labels != no_object) & (scores > object_mask_threshold)
-    scores, labels, mask_probs = scores[keep], labels[keep], mask_logits[keep].sigmoid()
-    if len(labels) == 0:
-        nobody = torch.zeros_like(mask_logits[0], dtype=torch.int64)
-        return _Competition(labels, scores, mask_probs, nobody, labels, labels.bool())
-    owner = (scores[:, None, None] * mask_probs).argmax(dim=0)
-    area = torch.bincount(owner.flatten(), minlength=len(labels))
-    original_area = (mask_probs >= 0.5).flatten(1).sum(dim=1)
-    # The ratio is taken as the original takes it, in double precision.
-    enough = area.double() / original_area.double() >= overlap_threshold
-    valid = (area > 0) & (original_area > 0) & enough
-    return _Competition(labels, scores, mask_probs, owner, area, valid)
+def _table(candidates: Candidates, contest: Contest) -> Tensor:
+    """(label, score, area, valid) of each candidate, and their number in a last row."""
+    columns = (candidates.labels, candidates.scores, contest.area, contest.valid)
+    table = torch.stack([column.double() for column in columns], dim=1)
+    return torch.cat([table, candidates.number.double().expand(1, 4)])
+
+
+def _lookup(owner: Tensor, segment_of_query: Sequence[int]) -> Tensor:
+    """Segment ids in place of candidates [h, w]."""
+    table = torch.tensor(segment_of_query, dtype=torch.int32).to(owner.device, non_blocking=True)
+    height, width = owner.shape
+    for start, stop in bands((height, width), 1, 1, owner.device):
+        ids = table.index_select(0, owner[start:stop].flatten())
+        owner[start:stop] = ids.view(-1, width)
+    return owner
 
 
 def _merge(
@@ -159,65 +207,3 @@ def _merge(
                 stuff[label] = segment
         segment_of_query.append(segment["id"])
     return segment_of_query, segments
-
-
-class InstanceResult(NamedTuple):
-    """The n instances of one image, best first."""
-
-    labels: Tensor
-    """[n]; 0..K-1."""
-    scores: Tensor
-    """[n]; in [0, 1]."""
-    masks: Tensor
-    """[n, h, w]; bool, none of them empty."""
-    boxes: Tensor
-    """[n, 4]; x0, y0, x1, y1 in pixels, the tightest around the mask: its last column is x1 - 1."""
-
-
-def instance_inference(
-    class_logits: Tensor, mask_logits: Tensor, thing_ids: Collection[int], max_instances: int
-) -> InstanceResult:
-    """Takes the likeliest (query, class) pairs, each with the query's binary mask.
-
-    A score is the class probability times the mean mask probability inside the mask (probability
-    above 0.5). Pairs whose mask is empty are dropped.
-
-    Args:
-        class_logits: [Q, K+1]; before the softmax.
-        mask_logits: [Q, h, w]; before the sigmoid.
-        thing_ids: the classes that have instances.
-        max_instances: how many pairs to take, by class probability.
-    """
-    things = torch.tensor(sorted(thing_ids), dtype=torch.int64, device=class_logits.device)
-    class_probs = class_logits.softmax(dim=-1)[:, things]  # [Q, T]
-    probs, pair = class_probs.flatten().topk(min(max_instances, class_probs.numel()))
-    num_things = max(len(things), 1)
-    query, labels = pair // num_things, things[pair % num_things]
-    # Several pairs may share a query, whose mask is scored once.
-    queries, mask_of_pair = query.unique(return_inverse=True)
-    logits = mask_logits[queries]
-    masks = logits > 0
-    area = masks.flatten(1).sum(dim=1)
-    quality = (logits.sigmoid() * masks).flatten(1).sum(dim=1) / area.clamp(min=1)
-    scores = probs * quality[mask_of_pair]
-    order = scores.argsort(descending=True, stable=True)
-    order = order[area[mask_of_pair[order]] > 0]
-    chosen = mask_of_pair[order]
-    return InstanceResult(labels[order], scores[order], masks[chosen], mask_boxes(masks)[chosen])
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """The tightest boxes [n, 4] (x0, y0, x1, y1; float32) of bool masks [n, h, w].
-
-    The box of an empty mask is all zero.
-    """
-    (x0, x1), (y0, y1) = _extent(masks.any(dim=1)), _extent(masks.any(dim=2))
-    return torch.stack([x0, y0, x1, y1], dim=1).to(torch.float32)
-
-
-def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """First index and last index + 1 of the True entries of each row of [n, length]."""
-    index = torch.arange(1, occupied.shape[1] + 1, device=occupied.device)
-    end = (occupied * index).amax(dim=1)
-    start = (occupied * index.flip(0)).amax(dim=1)
-    return torch.where(start > 0, occupied.shape[1] - start, start), end

@@ -17,9 +17,9 @@ from torch.autograd.function import once_differentiable
 
 # Lin et al. 2017, section 5.1, with their gamma = 2; the paper uses them for cost and loss alike.
 ALPHA = 0.25
-# Pixels that are scored together at full resolution: four masks of a COCO image. More would not be
-# faster, and memory grows with it.
-CHUNK_PIXELS = 2**22
+# Pixels that are scored together at full resolution: two masks of a COCO image. With more, memory
+# grows, and on a CPU time too: the allocator returns larger buffers to the system every time.
+CHUNK_PIXELS = 2**21
 
 
 def focal_loss(mask_logits: Tensor, masks: Tensor) -> Tensor:
@@ -53,7 +53,9 @@ def _miss_logits(mask_logits: Tensor, masks: Tensor) -> Tensor:
     return mask_logits * (1 - 2 * masks)
 
 
-def pairwise_mask_costs(mask_logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+def pairwise_mask_costs(
+    mask_logits: Tensor, masks: Tensor, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Focal and dice loss of every combination, without gradient.
 
     Their diagonals are :func:`focal_loss` and :func:`dice_loss`.
@@ -61,23 +63,40 @@ def pairwise_mask_costs(mask_logits: Tensor, masks: Tensor) -> tuple[Tensor, Ten
     Args:
         mask_logits: [Q, P]; before the sigmoid.
         masks: [N, P]; 0 or 1, of the same floating type.
+        valid: [P], bool; the pixels that count. None: all.
 
     Returns:
         Two tensors [Q, N].
     """
+    weights = None if valid is None else valid.to(masks)
+    inside, outside = masks, 1 - masks
+    if weights is not None:
+        inside, outside = inside * weights, outside * weights
     prob = mask_logits.sigmoid()
     cross_entropy = F.softplus(mask_logits)  # against background
     background = (prob * prob).mul_(cross_entropy).mul_(1 - ALPHA)
     # With x the logit, softplus(-x) = softplus(x) - x.
     foreground = (1 - prob).square_().mul_(cross_entropy.sub_(mask_logits)).mul_(ALPHA)
     # Two products of non-negative terms: one product of their difference would cancel.
-    focal = foreground @ masks.T + background @ (1 - masks).T
-    overlap = prob @ masks.T
-    dice = dice_from_sums(overlap, prob.sum(dim=1, keepdim=True), masks.sum(dim=1)[None])
-    return focal / mask_logits.shape[1], dice
+    focal = foreground @ inside.T + background @ outside.T
+    prob_area = prob.sum(dim=1) if weights is None else prob @ weights
+    dice = dice_from_sums(prob @ inside.T, prob_area[:, None], inside.sum(dim=1)[None])
+    return focal / _num_pixels(mask_logits, valid), dice
 
 
-def matched_mask_losses(mask_logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+def _num_pixels(mask_logits: Tensor, valid: Tensor | None) -> Tensor:
+    """Pixels of each row that count, [1] or [m, 1], at least 1."""
+    if valid is None:
+        return mask_logits.new_full((1,), mask_logits.shape[1])
+    return valid.sum(dim=-1, keepdim=True).clamp(min=1).to(mask_logits.dtype)
+
+
+def matched_mask_losses(
+    mask_logits: Tensor,
+    masks: Tensor,
+    index: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Focal and dice loss of each pair, at the resolution of the masks.
 
     As bilinear upsampling followed by :func:`focal_loss` and :func:`dice_loss`. A few masks at a
@@ -86,29 +105,42 @@ def matched_mask_losses(mask_logits: Tensor, masks: Tensor) -> tuple[Tensor, Ten
 
     Args:
         mask_logits: [M, h, w]; before the sigmoid.
-        masks: [M, H, W]; bool.
+        masks: [N, H, W]; bool.
+        index: [M], the mask of each pair; they are copied a few at a time. None: N = M, in order.
+        valid: [H, W] or [M, H, W], bool; the pixels that count, of all pairs or of each. None: all.
 
     Returns:
         Two tensors [M].
     """
-    return _MatchedMaskLosses.apply(mask_logits, masks)
+    if valid is not None:
+        valid = valid.expand(len(mask_logits), *masks.shape[-2:])
+    return _MatchedMaskLosses.apply(mask_logits, masks, index, valid)
 
 
 class _MatchedMaskLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, mask_logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        losses = mask_logits.new_empty(2, len(masks))
+    def forward(
+        ctx: Any, mask_logits: Tensor, masks: Tensor, index: Tensor | None, valid: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        losses = mask_logits.new_empty(2, len(mask_logits))
         gradients = mask_logits.new_empty(2, *mask_logits.shape)
-        for rows in _chunks(len(masks), masks.shape[-2:].numel()):
-            losses[:, rows], gradients[:, rows] = _score(mask_logits[rows], masks[rows])
+        for rows in _chunks(len(mask_logits), masks.shape[-2:].numel()):
+            losses[:, rows], gradients[:, rows] = _score(
+                mask_logits[rows],
+                masks[rows if index is None else index[rows]],
+                None if valid is None else valid[rows],
+            )
         ctx.save_for_backward(gradients)
         return losses[0], losses[1]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_focal: Tensor, grad_dice: Tensor) -> tuple[Tensor, None]:
+    def backward(
+        ctx: Any, grad_focal: Tensor, grad_dice: Tensor
+    ) -> tuple[Tensor, None, None, None]:
         focal, dice = ctx.saved_tensors[0]
-        return focal * grad_focal[:, None, None] + dice * grad_dice[:, None, None], None
+        gradient = focal * grad_focal[:, None, None]
+        return gradient.addcmul_(dice, grad_dice[:, None, None]), None, None, None
 
 
 def _chunks(num_masks: int, pixels: int) -> Iterator[slice]:
@@ -117,39 +149,51 @@ def _chunks(num_masks: int, pixels: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _score(mask_logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses [2, m] and their gradients [2, m, h, w]: focal, then dice.
+def _score(mask_logits: Tensor, masks: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Losses [2, m] and their gradients [2, m, h, w]: focal, then dice."""
+    size = masks.shape[-2:]
+    mask = (masks if valid is None else masks & valid).to(mask_logits.dtype).flatten(1)  # [m, P]
+    miss = _upsample(mask_logits, size).flatten(1).mul_(torch.rsub(mask, 1, alpha=2))
+    if valid is not None:
+        valid = valid.flatten(1)
+        miss.masked_fill_(~valid, -torch.inf)  # never wrong: d, ce and both gradients are 0
+    losses, gradients = _score_pixels(miss, mask)
+    small = [_upsample_backward(x.unflatten(1, size), mask_logits.shape) for x in gradients]
+    share = _num_pixels(mask, valid).reciprocal()  # [1] or [m, 1]
+    losses[0].mul_(share.flatten())
+    small[0].mul_(share[:, None])
+    return losses, torch.stack(small)
 
-    With d = |p - mask|, ce the cross-entropy and s = 1 - 2 mask:
-    d focal / d logit = s alpha d^2 (2 (1 - d) ce + d) / P, d p / d logit = d (1 - d).
+
+def _score_pixels(miss: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Losses [2, m] of focal (as a sum) and dice, and their gradients [m, P] by the mask logits.
+
+    With d = |p - mask| and ce the cross-entropy. A pass over the pixels costs more than the
+    arithmetic in it, so there are few, and few buffers; ``miss`` becomes one of them.
     """
-    size, pixels = masks.shape[-2:], masks.shape[-2:].numel()
-    mask = masks.flatten(1).to(mask_logits.dtype)  # [m, P]
-    miss = _upsample(mask_logits, size).flatten(1).mul_(1 - 2 * mask)
-    wrong = miss.sigmoid()  # d
-    cross_entropy = F.softplus(miss)
+    wrong, cross_entropy = miss.sigmoid(), F.softplus(miss)  # d, ce
     square = torch.mul(wrong, wrong, out=miss)
-
     weighted = square * cross_entropy
-    focal = (1 - ALPHA) * weighted.sum(dim=1) + (2 * ALPHA - 1) * _dot(weighted, mask)
-    mask_area, wrong_inside = mask.sum(dim=1), _dot(wrong, mask)
+    focal = (1 - ALPHA) * _row_sums(weighted) + (2 * ALPHA - 1) * _row_sums(weighted.mul_(mask))
+    mask_area, wrong_area = _row_sums(mask), _row_sums(wrong)
+    wrong_inside = _row_sums(torch.mul(wrong, mask, out=weighted))
     overlap = mask_area - wrong_inside
-    prob_area = overlap + wrong.sum(dim=1) - wrong_inside
+    prob_area = overlap + wrong_area - wrong_inside
     dice = dice_from_sums(overlap, prob_area, mask_area)
 
-    right = torch.sub(1, wrong, out=weighted)
-    focal_gradient = cross_entropy.mul_(right).mul_(2).add_(wrong).mul_(square)
-    focal_gradient.mul_((1 - ALPHA) - mask).div_(pixels)  # s alpha: 0.75 outside, -0.25 inside
-    slope = right.mul_(wrong)  # d p / d logit
-    total = (prob_area + mask_area + 1)[:, None]
-    dice_gradient = slope.mul_((2 * overlap[:, None] + 1) / total.square() - 2 / total * mask)
-    gradients = torch.stack([focal_gradient, dice_gradient]).unflatten(-1, size)
-    return torch.stack([focal / pixels, dice]), _upsample_backward(gradients, mask_logits.shape)
+    slope = torch.sub(wrong, square, out=weighted)  # d p / d logit = d (1 - d)
+    total = prob_area + mask_area + 1
+    dice_gradient = slope.mul_(torch.addcmul((2 * overlap + 1) / total**2, mask, -2 / total))
+    # d^2 (2 (1 - d) ce + d) times alpha and sign: 0.75 outside, -0.25 inside
+    right_ce = cross_entropy.addcmul_(cross_entropy, wrong, value=-1)
+    focal_gradient = torch.add(wrong, right_ce, alpha=2, out=right_ce).mul_(square)
+    focal_gradient.mul_(torch.sub(1 - ALPHA, mask, out=square))
+    return torch.cat([focal, dice], dim=1).T, (focal_gradient, dice_gradient)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum over the last axis of the product [m, P] * [m, P], without forming it."""
-    return (a[:, None] @ b[:, :, None])[:, 0, 0]
+def _row_sums(values: Tensor) -> Tensor:
+    """[m, P] to [m, 1]."""
+    return values.sum(dim=1, keepdim=True)
 
 
 def _upsample(mask_logits: Tensor, size: torch.Size) -> Tensor:
@@ -158,8 +202,8 @@ def _upsample(mask_logits: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def _upsample_backward(gradients: Tensor, shape: torch.Size) -> Tensor:
-    """The transpose of :func:`_upsample`; gradients [2, m, H, W], result [2, m, h, w]."""
+def _upsample_backward(gradient: Tensor, shape: torch.Size) -> Tensor:
+    """The transpose of :func:`_upsample`; gradient [m, H, W], result [m, h, w]."""
     return torch.ops.aten.upsample_bilinear2d_backward(
-        gradients, gradients.shape[-2:], [len(gradients), *shape], False
-    )
+        gradient[None], gradient.shape[-2:], [1, *shape], False
+    )[0]

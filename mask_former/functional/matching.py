@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mask_former.functional.mask_losses import pairwise_mask_costs
+from mask_former.functional.padding import crop_to_image
 from mask_former.functional.targets import resize_masks
 from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
 
@@ -54,7 +55,7 @@ def matching_cost(
 ) -> CostTerms:
     """The terms of the matching cost of one image, for all its layers (paper, section 3.2).
 
-    The segments are compared at the resolution of the embeddings.
+    The segments are compared at the resolution of the embeddings, by the valid cells of the image.
 
     Args:
         class_logits: [L, Q, K+1]; before the softmax.
@@ -62,13 +63,42 @@ def matching_cost(
         pixel_embed: [D, h, w]
         target: the N segments of the image.
     """
+    pixel_embed, target = within_image(pixel_embed, target)
     height, width = pixel_embed.shape[-2:]
     class_cost = -class_logits.softmax(dim=-1)[:, :, target.labels]  # [L, Q, N]
     masks = resize_masks(target.masks, (height, width)).flatten(1).to(pixel_embed)
+    valid = target.valid
+    if valid is not None:
+        valid = resize_masks(valid[None], (height, width)).flatten()
+    pixels = pixel_embed.flatten(1)  # [D, P]
     # A layer at a time: the logits of all would be the largest tensor of a training step.
-    costs = [pairwise_mask_costs(embed @ pixel_embed.flatten(1), masks) for embed in mask_embed]
+    costs = [pairwise_mask_costs(embed @ pixels, masks, valid) for embed in mask_embed]
     mask_cost, dice_cost = (torch.stack(cost) for cost in zip(*costs, strict=True))
     return CostTerms(class_cost, mask_cost, dice_cost)
+
+
+def within_image(pixel_embed: Tensor, target: MaskTarget) -> tuple[Tensor, MaskTarget]:
+    """Embeddings and target of one image without the cells that are padding alone.
+
+    Args:
+        pixel_embed: [D, h, w]
+        target: masks [N, H, W]; with ``size``, else nothing changes.
+
+    Returns:
+        Views of the cells that hold a pixel of the image, and of the pixels that they cover; those
+        beyond the image are not valid. The target has no ``size``.
+    """
+    if target.size is None:
+        return pixel_embed, target
+    padded = (target.masks.shape[-2], target.masks.shape[-1])
+    pixel_embed, covered = crop_to_image(pixel_embed, target.size, padded)
+    masks = target.masks[:, : covered[0], : covered[1]]
+    valid = target.valid if target.valid is None else target.valid[: covered[0], : covered[1]]
+    if covered != tuple(target.size):  # the last cells reach into the padding
+        valid = masks.new_ones(covered) if valid is None else valid.clone()
+        valid[target.size[0] :] = False
+        valid[:, target.size[1] :] = False
+    return pixel_embed, MaskTarget(target.labels, masks, valid)
 
 
 @torch.no_grad()
@@ -132,7 +162,8 @@ def fixed_matching(prediction: MaskPrediction, targets: Sequence[MaskTarget]) ->
         query, target = classes.sort()
         pairs = torch.stack([torch.full_like(query, i), query, target]).repeat(1, layers)
         rows.append(torch.cat([torch.arange(layers).repeat_interleave(len(query))[None], pairs]))
-    layer, image, query, target = torch.cat(rows, dim=1).to(prediction.class_logits.device)
+    pairs = torch.cat(rows, dim=1).to(prediction.class_logits.device, non_blocking=True)
+    layer, image, query, target = pairs
     return Matches(layer, image, query, target, [layers * count for count in counts])
 
 
@@ -160,8 +191,9 @@ def _assign(costs: Sequence[np.ndarray], device: torch.device) -> Matches:
             index = np.broadcast_to([[layer], [image]], (2, len(queries)))
             rows.append(np.concatenate([index, [queries, segments]]))
         per_image.append(len(image_cost) * min(image_cost.shape[1:]))
-    pairs = torch.from_numpy(np.concatenate(rows, axis=1)).to(device)  # [4, M]
-    return Matches(pairs[0], pairs[1], pairs[2], pairs[3], per_image)
+    pairs = torch.from_numpy(np.concatenate(rows, axis=1))  # [4, M]
+    layer, image, query, target = pairs.to(device, non_blocking=True)
+    return Matches(layer, image, query, target, per_image)
 
 
 def _describe_non_finite(terms: Sequence[CostTerms]) -> str:

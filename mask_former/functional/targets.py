@@ -69,13 +69,22 @@ def pad_target(target: MaskTarget, size: tuple[int, int]) -> MaskTarget:
     """A target at the padded size of its batch; the padding, bottom and right, is in no mask.
 
     Args:
-        target: masks [N, h, w].
+        target: masks [N, h, w]; where it tells the valid pixels, the padding is none.
         size: (H, W), at least (h, w).
 
     Raises:
-        ValueError: if the masks are larger than ``size``.
+        ValueError: if the masks are larger than ``size``, or of another size than the map of valid
+            pixels.
     """
     (height, width), (h, w) = size, target.masks.shape[-2:]
     if h > height or w > width:
         raise ValueError(f"cannot pad masks of {h}x{w} pixels to {height}x{width}: they are larger")
-    return target._replace(masks=F.pad(target.masks, (0, width - w, 0, height - h)))
+    padding = (0, width - w, 0, height - h)
+    target = target._replace(masks=F.pad(target.masks, padding))
+    if target.valid is None:
+        return target
+    if target.valid.shape != (h, w):
+        raise ValueError(
+            f"the map of valid pixels is {list(target.valid.shape)}, but the masks are {h}x{w}"
+        )
+    return target._replace(valid=F.pad(target.valid, padding))

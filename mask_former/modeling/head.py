@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mask_former.structures import MaskPrediction
+from mask_former.modeling.mask_decoder import TransformerMaskDecoder
+from mask_former.modeling.pixel_decoder import BasePixelDecoder
+from mask_former.structures import Convolution, MaskPrediction, Padding
 
 _logger = logging.getLogger(__name__)
 
@@ -58,7 +60,13 @@ class PixelDecoderCheckpoint(nn.Module):
 
 
 class MaskFormerHead(PixelDecoderCheckpoint):
-    """Backbone features to the (class, mask embedding) pairs of all queries."""
+    """Backbone features to the (class, mask embedding) pairs of all queries.
+
+    Padding is told to those parts that say ``takes_padding = True``, as a last argument; another
+    project's parts need not know of it.
+    """
+
+    takes_padding = True
 
     def __init__(
         self, *, pixel_decoder: nn.Module, mask_decoder: nn.Module, transformer_in_feature: str
@@ -76,12 +84,37 @@ class MaskFormerHead(PixelDecoderCheckpoint):
         self.predictor = mask_decoder
         self.transformer_in_feature = transformer_in_feature
 
-    def forward(self, features: Mapping[str, Tensor]) -> MaskPrediction:
+    def forward(
+        self, features: Mapping[str, Tensor], padding: Padding | None = None, *, embed: bool = True
+    ) -> MaskPrediction:
         """Predictions of all layers.
 
         Args:
             features: [B, channels, height, width] by name.
+            padding: takes part in no attention; None: all is image.
+            embed: False leaves out :meth:`last_convolution`, if there is one: instead of the
+                embeddings, the prediction then has what that takes, [B, C, h, w].
         """
-        pixel_embed, encoded = self.pixel_decoder.forward_features(features)
+        options = {} if embed or self.last_convolution() is None else {"embed": False}
+        pixel_embed, encoded = self.pixel_decoder.forward_features(
+            features, *_told(self.pixel_decoder, padding), **options
+        )
         feature = self.transformer_feature(self.transformer_in_feature, features, encoded)
-        return self.predictor(feature, pixel_embed)
+        return self.predictor(feature, pixel_embed, *_told(self.predictor, padding))
+
+    def last_convolution(self) -> Convolution | None:
+        """The last, linear step of the pixel decoder, to the embeddings, if it is one of ours."""
+        # Another mask decoder may look at the embeddings.
+        known = isinstance(self.predictor, TransformerMaskDecoder)
+        if not known or not isinstance(self.pixel_decoder, BasePixelDecoder):
+            return None
+        last = self.pixel_decoder.mask_features
+        assert last.bias is not None
+        return Convolution(last.weight, last.bias)
+
+
+def _told(part: nn.Module, padding: Padding | None) -> tuple[Padding, ...]:
+    """The last argument of a part, where there is padding and it can take it."""
+    if padding is None or not getattr(part, "takes_padding", False):
+        return ()
+    return (padding,)

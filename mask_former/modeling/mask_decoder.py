@@ -9,10 +9,9 @@ from mask_former.modeling.transformer import (
     Transformer,
     TransformerDecoder,
     TransformerEncoder,
-    as_tokens,
-    position_tokens,
+    image_tokens,
 )
-from mask_former.structures import MaskPrediction
+from mask_former.structures import MaskPrediction, Padding
 
 
 class TransformerMaskDecoder(nn.Module):
@@ -22,6 +21,7 @@ class TransformerMaskDecoder(nn.Module):
     Attribute names give the state-dict keys of the published checkpoints.
     """
 
+    takes_padding = True
     class_embed: nn.Linear | None
 
     def __init__(
@@ -78,24 +78,28 @@ class TransformerMaskDecoder(nn.Module):
         self.class_embed = None if num_classes is None else nn.Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, num_layers=3)
 
-    def forward(self, feature: Tensor, pixel_embed: Tensor) -> MaskPrediction:
+    def forward(
+        self, feature: Tensor, pixel_embed: Tensor, padding: Padding | None = None
+    ) -> MaskPrediction:
         """Predictions of all layers, or of the last one without deep supervision.
 
         Args:
             feature: [B, in_channels, any height, any width]
             pixel_embed: [B, D, h, w]
+            padding: the cells of ``feature`` that are padding alone take part in no attention;
+                None: all are image.
         """
         if self.class_embed is None:
             raise ValueError("a mask decoder without num_classes gives mask embeddings alone")
-        queries = self._decode(feature)
+        queries = self._decode(feature, padding)
         return MaskPrediction(self.class_embed(queries), self.mask_embed(queries), pixel_embed)
 
     def mask_embeddings(self, feature: Tensor) -> Tensor:
         """Mask embeddings [L, B, Q, D] alone, of the same layers as :meth:`forward`."""
-        return self.mask_embed(self._decode(feature))
+        return self.mask_embed(self._decode(feature, None))
 
-    def _decode(self, feature: Tensor) -> Tensor:
+    def _decode(self, feature: Tensor, padding: Padding | None) -> Tensor:
         """[B, in_channels, height, width] to the queries [L, B, Q, C] of the predicting layers."""
-        x = self.input_proj(feature)
-        queries = self.transformer(as_tokens(x), position_tokens(x), self.query_embed.weight[None])
+        x, pos, padded = image_tokens(self.input_proj(feature), padding)
+        queries = self.transformer(x, pos, self.query_embed.weight[None], padded)
         return queries if self.deep_supervision else queries[-1:]

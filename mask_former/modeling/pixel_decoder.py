@@ -7,14 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask_former.modeling.layers import ConvNorm, NormFactory, group_norm, init_conv
-from mask_former.modeling.transformer import TransformerEncoder, as_tokens, position_tokens
+from mask_former.modeling.transformer import TransformerEncoder, image_tokens
+from mask_former.structures import Padding
 
 
 class PixelDecoderOutput(NamedTuple):
     """What every pixel decoder gives."""
 
     pixel_embed: Tensor
-    """[B, D, h, w]"""
+    """[B, D, h, w]; without the last convolution [B, C, h, w]."""
     encoded: Tensor | None
     """[B, C, height, width] of the coarsest feature after attention; None without an encoder."""
 
@@ -28,6 +29,8 @@ class BasePixelDecoder(nn.Module):
 
     encoded_channels: int | None = None
     """Of the ``encoded`` feature; None where there is none."""
+    mask_features: nn.Conv2d
+    """The last convolution, to the embeddings."""
 
     def __init__(
         self,
@@ -58,30 +61,36 @@ class BasePixelDecoder(nn.Module):
         self.mask_features = nn.Conv2d(conv_dim, mask_dim, kernel_size=3, padding=1)
         init_conv(self.mask_features)
 
-    def forward(self, features: Mapping[str, Tensor]) -> PixelDecoderOutput:
+    def forward(self, features: Mapping[str, Tensor], *, embed: bool = True) -> PixelDecoderOutput:
         """Per-pixel embeddings at the resolution of the finest feature.
 
         Args:
             features: [B, channels, height, width] by name; other names are ignored.
+            embed: False leaves out the last convolution, ``mask_features``.
         """
-        return PixelDecoderOutput(self._top_down(features, features[self.in_features[-1]]), None)
+        coarsest = features[self.in_features[-1]]
+        return PixelDecoderOutput(self._top_down(features, coarsest, embed), None)
 
-    def forward_features(self, features: Mapping[str, Tensor]) -> PixelDecoderOutput:
+    def forward_features(
+        self, features: Mapping[str, Tensor], *, embed: bool = True
+    ) -> PixelDecoderOutput:
         """The name under which Detectron2 projects call a pixel decoder; the same as calling it."""
-        return self(features)
+        return self(features, embed=embed)
 
-    def _top_down(self, features: Mapping[str, Tensor], coarsest: Tensor) -> Tensor:
+    def _top_down(self, features: Mapping[str, Tensor], coarsest: Tensor, embed: bool) -> Tensor:
         """From the coarsest feature down to the per-pixel embeddings [B, D, h, w]."""
         x = self.get_submodule(f"layer_{len(self.in_features)}")(coarsest)
         for i in range(len(self.in_features) - 1, 0, -1):
             lateral = self.get_submodule(f"adapter_{i}")(features[self.in_features[i - 1]])
             x = lateral + F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
             x = self.get_submodule(f"layer_{i}")(x)
-        return self.mask_features(x)
+        return self.mask_features(x) if embed else x
 
 
 class TransformerEncoderPixelDecoder(BasePixelDecoder):
     """The same with DETR's encoder on the coarsest feature, as the COCO panoptic ResNets have."""
+
+    takes_padding = True
 
     def __init__(
         self,
@@ -128,16 +137,26 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
         delattr(self, coarsest)
         self.add_module(coarsest, ConvNorm(conv_dim, conv_dim, 3, norm, relu=True))
 
-    def forward(self, features: Mapping[str, Tensor]) -> PixelDecoderOutput:
+    def forward(
+        self, features: Mapping[str, Tensor], padding: Padding | None = None, *, embed: bool = True
+    ) -> PixelDecoderOutput:
         """Per-pixel embeddings at the finest resolution, and the encoded coarsest feature.
 
         Args:
             features: [B, channels, height, width] by name; other names are ignored.
+            padding: kept out of attention, not out of convolutions and norms; None: all is image.
+            embed: as :class:`BasePixelDecoder`.
         """
         x = self.input_proj(features[self.in_features[-1]])
-        tokens = self.transformer["encoder"](as_tokens(x), position_tokens(x))
+        tokens = self.transformer["encoder"](*image_tokens(x, padding))
         encoded = tokens.transpose(1, 2).view_as(x)  # [B, C, height, width]
-        return PixelDecoderOutput(self._top_down(features, encoded), encoded)
+        return PixelDecoderOutput(self._top_down(features, encoded, embed), encoded)
+
+    def forward_features(
+        self, features: Mapping[str, Tensor], padding: Padding | None = None, *, embed: bool = True
+    ) -> PixelDecoderOutput:
+        """The same as calling it."""
+        return self(features, padding, embed=embed)
 
 
 class PerPixelHeadAsPixelDecoder(nn.Module):

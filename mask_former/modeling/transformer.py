@@ -1,14 +1,19 @@
 """The transformer of DETR (Carion et al. 2020, appendix A.3): encoder and decoder.
 
 Position encodings join queries and keys of every layer, never values. Sequences are [B, S, C].
+Image tokens that are padding alone, where a mask tells, are no keys and no values.
 Attribute names give the state-dict keys of the published checkpoints.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mask_former.functional.padding import image_cells, padding_mask
 from mask_former.modeling.position_encoding import sine_position_encoding
+from mask_former.structures import Padding
 
 
 class _FeedForward(nn.Module):
@@ -39,16 +44,16 @@ class TransformerEncoderLayer(_FeedForward):
         self.dropout1 = nn.Dropout(dropout)
         self.dropout2 = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, pos: Tensor) -> Tensor:
-        """Tokens [B, S, C] and their position encoding [1, S, C] to tokens [B, S, C]."""
+    def forward(self, x: Tensor, pos: Tensor, padded: Tensor | None = None) -> Tensor:
+        """Tokens [B, S, C] to tokens [B, S, C]; arguments as :class:`TransformerEncoder`."""
         if self.pre_norm:
-            x = x + self.dropout1(self._attend(self.norm1(x), pos))
+            x = x + self.dropout1(self._attend(self.norm1(x), pos, padded))
             return x + self.dropout2(self.feed_forward(self.norm2(x)))
-        x = self.norm1(x + self.dropout1(self._attend(x, pos)))
+        x = self.norm1(x + self.dropout1(self._attend(x, pos, padded)))
         return self.norm2(x + self.dropout2(self.feed_forward(x)))
 
-    def _attend(self, x: Tensor, pos: Tensor) -> Tensor:
-        return self.self_attn(x + pos, x + pos, x, need_weights=False)[0]
+    def _attend(self, x: Tensor, pos: Tensor, padded: Tensor | None) -> Tensor:
+        return self.self_attn(x + pos, x + pos, x, key_padding_mask=padded, need_weights=False)[0]
 
 
 class TransformerDecoderLayer(_FeedForward):
@@ -71,31 +76,44 @@ class TransformerDecoderLayer(_FeedForward):
         self.dropout2 = nn.Dropout(dropout)
         self.dropout3 = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, query_pos: Tensor, memory: Tensor, pos: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        query_pos: Tensor,
+        memory: Tensor,
+        pos: Tensor,
+        padded: Tensor | None = None,
+    ) -> Tensor:
         """One layer.
 
         Args:
             x: queries [B, Q, C].
             query_pos: their learned positions [1, Q, C].
             memory: image tokens [B, S, C].
-            pos: their position encoding [1, S, C].
+            pos: their position encoding, as for :class:`TransformerEncoder`.
+            padded: which of them are padding.
 
         Returns:
             Queries [B, Q, C].
         """
+        image = memory + pos, memory, padded
         if self.pre_norm:
             x = x + self.dropout1(self._attend_queries(self.norm1(x), query_pos))
-            x = x + self.dropout2(self._attend_image(self.norm2(x), query_pos, memory, pos))
+            x = x + self.dropout2(self._attend_image(self.norm2(x), query_pos, *image))
             return x + self.dropout3(self.feed_forward(self.norm3(x)))
         x = self.norm1(x + self.dropout1(self._attend_queries(x, query_pos)))
-        x = self.norm2(x + self.dropout2(self._attend_image(x, query_pos, memory, pos)))
+        x = self.norm2(x + self.dropout2(self._attend_image(x, query_pos, *image)))
         return self.norm3(x + self.dropout3(self.feed_forward(x)))
 
     def _attend_queries(self, x: Tensor, query_pos: Tensor) -> Tensor:
         return self.self_attn(x + query_pos, x + query_pos, x, need_weights=False)[0]
 
-    def _attend_image(self, x: Tensor, query_pos: Tensor, memory: Tensor, pos: Tensor) -> Tensor:
-        return self.multihead_attn(x + query_pos, memory + pos, memory, need_weights=False)[0]
+    def _attend_image(
+        self, x: Tensor, query_pos: Tensor, key: Tensor, value: Tensor, padded: Tensor | None
+    ) -> Tensor:
+        return self.multihead_attn(
+            x + query_pos, key, value, key_padding_mask=padded, need_weights=False
+        )[0]
 
 
 class TransformerEncoder(nn.Module):
@@ -119,10 +137,16 @@ class TransformerEncoder(nn.Module):
         self.norm = nn.LayerNorm(channels) if pre_norm else nn.Identity()
         init_transformer(self)
 
-    def forward(self, x: Tensor, pos: Tensor) -> Tensor:
-        """Tokens [B, S, C] and their position encoding [1, S, C] to tokens [B, S, C]."""
+    def forward(self, x: Tensor, pos: Tensor, padded: Tensor | None = None) -> Tensor:
+        """Tokens to tokens [B, S, C]; what padded ones become means nothing.
+
+        Args:
+            x: image tokens [B, S, C].
+            pos: their position encoding, [1, S, C] or with ``padded`` [B, S, C].
+            padded: [B, S], bool; the tokens that are padding alone. None: none is.
+        """
         for layer in self.layers:
-            x = layer(x, pos)
+            x = layer(x, pos, padded)
         return self.norm(x)
 
 
@@ -147,13 +171,16 @@ class TransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(channels)
         init_transformer(self)
 
-    def forward(self, query_pos: Tensor, memory: Tensor, pos: Tensor) -> Tensor:
+    def forward(
+        self, query_pos: Tensor, memory: Tensor, pos: Tensor, padded: Tensor | None = None
+    ) -> Tensor:
         """The queries start as zeros and differ by their positions alone.
 
         Args:
             query_pos: learned positions [1, Q, C].
             memory: image tokens [B, S, C].
-            pos: their position encoding [1, S, C].
+            pos: their position encoding, as for :class:`TransformerEncoder`.
+            padded: which of them are padding.
 
         Returns:
             [L, B, Q, C]; one entry for each layer.
@@ -161,7 +188,7 @@ class TransformerDecoder(nn.Module):
         x = torch.zeros_like(query_pos).expand(len(memory), -1, -1)
         outputs = []
         for layer in self.layers:
-            x = layer(x, query_pos, memory, pos)
+            x = layer(x, query_pos, memory, pos, padded)
             outputs.append(self.norm(x))
         return torch.stack(outputs)
 
@@ -174,15 +201,50 @@ class Transformer(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, x: Tensor, pos: Tensor, query_pos: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, pos: Tensor, query_pos: Tensor, padded: Tensor | None = None
+    ) -> Tensor:
         """Queries of every layer [L, B, Q, C].
 
         Args:
             x: image tokens [B, S, C].
-            pos: their position encoding [1, S, C].
+            pos: their position encoding, as for :class:`TransformerEncoder`.
             query_pos: learned positions of the queries [1, Q, C].
+            padded: which image tokens are padding.
         """
-        return self.decoder(query_pos, self.encoder(x, pos), pos)
+        return self.decoder(query_pos, self.encoder(x, pos, padded), pos, padded)
+
+
+class ImageTokens(NamedTuple):
+    """A feature map as a sequence, row by row."""
+
+    x: Tensor
+    """[B, S, C]; zero in padding."""
+    pos: Tensor
+    """Position encoding, [1, S, C] or, where an image is padded, [B, S, C]."""
+    padded: Tensor | None
+    """[B, S], bool; the tokens that are padding alone. None: none is."""
+
+
+def image_tokens(x: Tensor, padding: Padding | None = None) -> ImageTokens:
+    """The cells of a map [B, C, height, width] that covers the batch."""
+    padded = _padded_cells(x, padding)
+    tokens, pos = as_tokens(x), position_tokens(x, padded)
+    if padded is None:
+        return ImageTokens(tokens, pos, None)
+    padded = padded.flatten(1)  # [B, S]
+    # A weight of zero would not stop what overflows in the product of query and key.
+    return ImageTokens(tokens.masked_fill(padded[..., None], 0), pos, padded)
+
+
+def _padded_cells(x: Tensor, padding: Padding | None) -> Tensor | None:
+    """[B, height, width], bool; None, without a look at the device, where no cell is padding."""
+    if padding is None:
+        return None
+    grid = x.shape[2], x.shape[3]
+    if all(image_cells(size, padding.padded, grid) == grid for size in padding.sizes):
+        return None
+    return padding_mask(padding, grid, x.device)
 
 
 def as_tokens(x: Tensor) -> Tensor:
@@ -190,10 +252,19 @@ def as_tokens(x: Tensor) -> Tensor:
     return torch.flatten(x, 2).transpose(1, 2)
 
 
-def position_tokens(x: Tensor) -> Tensor:
-    """Position encoding [1, S, C] of the cells of a map [B, C, height, width], of its type."""
-    pos = sine_position_encoding(x.shape[2], x.shape[3], channels=x.shape[1], device=x.device)
-    return as_tokens(pos[None]).to(x.dtype)
+def position_tokens(x: Tensor, padded: Tensor | None = None) -> Tensor:
+    """Position encoding of the cells of a map [B, C, height, width], of its type.
+
+    Args:
+        x: the map.
+        padded: [B, height, width], bool; the cells that are padding alone. None: none is.
+
+    Returns:
+        [1, S, C], or with ``padded`` [B, S, C].
+    """
+    channels, height, width = x.shape[1:]
+    pos = sine_position_encoding(height, width, channels, x.device, padded)
+    return as_tokens(pos if padded is not None else pos[None]).to(x.dtype)
 
 
 def init_transformer(module: nn.Module) -> None:

@@ -120,6 +120,22 @@ REFUSED = {
         [".MATCHER", "known are bipartite, fixed"],
     ),
     "criterion": ({f"{MASK_FORMER}.CRITERION": "Criterion"}, [".CRITERION", "mean SetCriterion"]),
+    "points": (
+        {f"{MASK_FORMER}.TRAIN_NUM_POINTS": -1},
+        [f"{MASK_FORMER}.TRAIN_NUM_POINTS is -1", "at least 0"],
+    ),
+    "oversampling": (
+        {f"{MASK_FORMER}.OVERSAMPLE_RATIO": 0.5},
+        [f"{MASK_FORMER}.OVERSAMPLE_RATIO is 0.5", "at least 1"],
+    ),
+    "negative importance": (
+        {f"{MASK_FORMER}.IMPORTANCE_SAMPLE_RATIO": -0.1},
+        [f"{MASK_FORMER}.IMPORTANCE_SAMPLE_RATIO is -0.1", "at least 0"],
+    ),
+    "importance": (
+        {f"{MASK_FORMER}.IMPORTANCE_SAMPLE_RATIO": 1.5},
+        [f"{MASK_FORMER}.IMPORTANCE_SAMPLE_RATIO is 1.5", "at most 1"],
+    ),
     "no encoder": (TO_ENCODER, ["TRANSFORMER_IN_FEATURE", "'BasePixelDecoder'"]),
     "no encoder in a head": (
         {**TO_ENCODER, f"{HEAD}.PIXEL_DECODER_NAME": "SemSegFPNHead"},
@@ -161,6 +177,10 @@ REFUSED = {
     "features": ({f"{HEAD}.IN_FEATURES": ["p2"]}, ["IN_FEATURES asks for p2", "res2, res3"]),
     "no features": ({f"{HEAD}.IN_FEATURES": []}, ["IN_FEATURES asks for nothing"]),
     "pixels": ({f"{HEAD}.NAME": "PerPixelBaselineHead"}, ['use "SemanticSegmentor"']),
+    "valid pixels of a baseline": (
+        {**BASELINE, f"{MASK_FORMER}.VALID_MASK": True},
+        ["MASK_FORMER.VALID_MASK is True", "turn it off"],
+    ),
     "masks": ({"MODEL.META_ARCHITECTURE": "SemanticSegmentor"}, ['use "MaskFormer"']),
     "swin": ({**SWIN, "MODEL.SWIN.OUT_FEATURES": ["res1"]}, ["MODEL.SWIN", "res1"]),
     "no training set": (
@@ -203,6 +223,18 @@ def test_the_contract_of_pixel_decoders():
         build_pixel_decoder(cfg, {})
 
 
+def test_a_head_of_another_project_may_not_know_of_padding():
+    @SEM_SEG_HEADS_REGISTRY.register()
+    def test_build_other_head(cfg, input_shape):
+        return nn.Identity()
+
+    options = {f"{HEAD}.NAME": "test_build_other_head"}
+    assert not build_model(make_cfg(options)).valid_mask
+    with pytest.raises(InputError, match=r"VALID_MASK is True.*test_build_other_head"):
+        build_model(make_cfg({**options, f"{MASK_FORMER}.VALID_MASK": True}))
+    assert build_model(make_cfg({f"{MASK_FORMER}.VALID_MASK": True})).valid_mask
+
+
 def test_components_of_other_projects_enter_by_name():
     """A mask decoder, a matcher and a criterion, with one decorator each."""
 
@@ -241,6 +273,13 @@ def test_arguments_reach_the_criterion():
     assert criterion.weights == (1.0, 3.0, 4.0)
     assert criterion.matcher.keywords["weights"] == criterion.weights
     assert criterion.empty_weight.tolist() == [1, 1, 1, 0.25]
+    assert criterion.points is None
+
+
+def test_point_options_reach_the_criterion():
+    names = ("TRAIN_NUM_POINTS", "OVERSAMPLE_RATIO", "IMPORTANCE_SAMPLE_RATIO")
+    options = dict(zip((f"{MASK_FORMER}.{name}" for name in names), (50, 2.0, 0.5), strict=True))
+    assert build_criterion(make_cfg(options)).points == (50, 2.0, 0.5)
 
 
 def test_arguments_reach_the_encoder():

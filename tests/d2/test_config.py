@@ -138,6 +138,13 @@ def test_camvid():
     assert "test" not in "".join(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
 
 
+def test_valid_pixels_are_told_in_our_configurations_alone():
+    told = {path for path in CONFIGS.rglob("*.yaml") if load(path).MODEL.MASK_FORMER.VALID_MASK}
+    ours = [*(CONFIGS / "shapes").iterdir(), *(CONFIGS / "camvid-11").rglob("*.yaml")]
+    assert told == {path for path in ours if load(path).MODEL.META_ARCHITECTURE == "MaskFormer"}
+    assert len(told) == 4
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_is_plain_yaml(path):
     assert "!!" not in path.read_text(encoding="utf-8")

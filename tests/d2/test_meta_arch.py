@@ -1,14 +1,17 @@
 """The meta-architecture, whole and tiny: results, losses, batches, and that it learns."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList, Instances
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from mask_former.d2.build import build_model
 from mask_former.d2.config import get_mask_former_cfg, merge_opts
+from mask_former.d2.data.dataset_mappers import MaskFormerSemanticDatasetMapper
 from mask_former.d2.errors import InputError
 from mask_former.functional.inference import semantic_inference
 
@@ -153,22 +156,87 @@ def test_semantic_scores_step_by_step(masks_first):
     torch.testing.assert_close(result["sem_seg"], expected)
 
 
+@pytest.mark.parametrize("kind", ["marginal", "general"])
+@torch.no_grad()
+def test_labels_are_those_of_the_scores(kind):
+    x = image(40, 50, height=30, width=45)
+    options = {f"{MASK_FORMER}.TEST.SEMANTIC_INFERENCE": kind}
+    (scores,) = make_model(options).eval()([x])
+    options[f"{MASK_FORMER}.TEST.SEM_SEG_OUTPUT"] = "labels"
+    (labels,) = make_model(options).eval()([x])
+    assert torch.equal(labels["sem_seg"], scores["sem_seg"].argmax(0))
+
+
+@torch.no_grad()
+def test_scores_under_autocast_keep_single_precision():
+    model, x = make_model().eval(), image(64, 64)
+    (expected,) = model([x])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (found,) = model([x])
+    assert found["sem_seg"].dtype == torch.float32
+    torch.testing.assert_close(found["sem_seg"], expected["sem_seg"], rtol=0.1, atol=0.1)
+
+
 @torch.no_grad()
 def test_evaluation_forms_no_auxiliary_masks():
-    """One product of queries and pixels, whatever the number of decoder layers."""
-    products = []
-    for layers in (2, 5):
-        model = make_model({f"{MASK_FORMER}.DEC_LAYERS": layers}).eval().requires_grad_(False)
-        with FlopCounterMode(display=False) as counter:
-            model([image(64, 64)])
-        counts = counter.get_flop_counts()["Global"]
-        products.append(sum(n for op, n in counts.items() if "bmm" in str(op)))
-    mask_product = 2 * 8 * 32 * 16 * 16  # queries, channels, pixels at stride 4
-    score_product = 2 * 3 * 8 * 64 * 64  # classes, queries, pixels
-    assert products[0] >= mask_product
+    """One set of masks, whatever the number of decoder layers."""
+    few, many = (
+        flops(make_model({f"{MASK_FORMER}.DEC_LAYERS": layers}), image(64, 64)) for layers in (2, 5)
+    )
+    assert few["convolution"] == many["convolution"]
     # What three more layers add is attention alone: each far less than a product of masks.
-    assert products[1] - products[0] < mask_product
-    assert products[0] < 2 * mask_product + 2 * score_product
+    mask_product = 2 * 8 * 32 * 16 * 16  # queries, channels, pixels at stride 4
+    assert many["bmm"] - few["bmm"] < mask_product
+
+
+def flops(model, *inputs):
+    """Of an evaluation, by the kind of operator."""
+    with FlopCounterMode(display=False) as counter:
+        model.eval().requires_grad_(False)(list(inputs))
+    counts = counter.get_flop_counts()["Global"].items()
+    return {
+        kind: sum(n for op, n in counts if kind in str(op)) for kind in ("bmm", "convolution", "mm")
+    }
+
+
+@torch.no_grad()
+def test_evaluation_forms_no_embeddings():
+    """The last convolution has as many outputs as there are queries, not channels."""
+    counts = {}
+    for queries in (8, 24):
+        model = make_model({f"{MASK_FORMER}.NUM_OBJECT_QUERIES": queries})
+        counts[queries] = flops(model, image(64, 64))["convolution"]
+    per_output = 2 * 32 * 9 * 16 * 16
+    assert counts[24] - counts[8] == (24 - 8) * per_output
+    model.sem_seg_head.last_convolution = lambda: None
+    assert flops(model, image(64, 64))["convolution"] - counts[24] == (32 - 24) * per_output
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("valid_mask", [False, True])
+@pytest.mark.parametrize("queries", [8, 40])  # less than the channels of the embedding, and more
+@pytest.mark.parametrize("semantic", [False, True])
+def test_results_without_embeddings_are_those_with_them(valid_mask, queries, semantic):
+    keys = {"PANOPTIC_ON": True, "INSTANCE_ON": True, "SEMANTIC_ON": semantic}
+    model = make_model(
+        {f"{MASK_FORMER}.TEST.{key}": value for key, value in keys.items()}
+        | {f"{MASK_FORMER}.NUM_OBJECT_QUERIES": queries, f"{MASK_FORMER}.VALID_MASK": valid_mask}
+        | {"DATASETS.TRAIN": "('shapes_panoptic_train',)", f"{HEAD}.NUM_CLASSES": 7}
+    )
+    model.double().eval()
+    model.sem_seg_head.predictor.class_embed.bias[-1] = -5.0  # "no object"
+    inputs = [image(50, 64, seed=1), image(64, 37, seed=2, height=80, width=61)]
+    direct = model(inputs)
+    model.sem_seg_head.last_convolution = lambda: None
+    for mine, expected in zip(direct, model(inputs), strict=True):
+        assert ("sem_seg" in mine) == semantic
+        if semantic:
+            torch.testing.assert_close(mine["sem_seg"], expected["sem_seg"])
+        ids, segments = mine["panoptic_seg"]
+        assert torch.equal(ids, expected["panoptic_seg"][0])
+        assert len(segments) == len(expected["panoptic_seg"][1]) > 0
+        assert torch.equal(mine["instances"].pred_masks, expected["instances"].pred_masks)
+        torch.testing.assert_close(mine["instances"].scores, expected["instances"].scores)
 
 
 def test_losses_have_the_names_of_the_field():
@@ -261,3 +329,143 @@ def test_the_device_and_the_output_shapes_of_the_backbone():
     model = make_model()
     assert model.device == torch.device("cpu")
     assert model.backbone.output_shape()["res5"] == ShapeSpec(channels=256, stride=32)
+
+
+VALID = {f"{MASK_FORMER}.VALID_MASK": True}
+POINTS = {f"{MASK_FORMER}.TRAIN_NUM_POINTS": 60}
+
+
+def padded_sample():
+    """64 x 96 pixels, of which a mapper has added those beyond 50 x 70; a corner is ignored."""
+    x = sample(64, 96, [0, 2])
+    x["valid"] = torch.zeros(64, 96, dtype=torch.bool)
+    x["valid"][:50, :70] = True
+    x["valid"][:20, :30] = False
+    x["instances"].gt_masks &= x["valid"]
+    return {**x, "image_size": (50, 70)}
+
+
+def losses_of(model, batch):
+    torch.manual_seed(0)
+    return {name: float(loss) for name, loss in model(batch).items()}
+
+
+def changed(x, where):
+    """The sample with random masks in some pixels."""
+    instances = x["instances"]
+    random = torch.rand(instances.gt_masks.shape) < 0.5
+    masks = torch.where(where, random, instances.gt_masks)
+    classes = instances.gt_classes
+    return {**x, "instances": Instances(masks.shape[-2:], gt_classes=classes, gt_masks=masks)}
+
+
+@pytest.mark.parametrize("options", [{}, POINTS, FIXED, ENCODER])
+@torch.no_grad()
+def test_what_targets_say_of_padded_and_ignored_pixels_changes_no_loss(options):
+    model = make_model(options | VALID).train()
+    # The image beside it is larger, so that the batch adds padding.
+    x, beside = padded_sample(), sample(80, 100, [1, 0])
+    expected = losses_of(model, [x, beside])
+    for _ in range(3):
+        assert losses_of(model, [changed(x, ~x["valid"]), beside]) == expected
+    beyond = torch.ones(64, 96, dtype=torch.bool)
+    beyond[:50, :70] = False
+    assert losses_of(model, [{**x, "valid": x["valid"] | beyond}, beside]) == expected
+    assert losses_of(model, [changed(x, x["valid"]), beside]) != expected
+    assert losses_of(make_model(options).train(), [x, beside]) != expected
+
+
+@pytest.mark.parametrize("options", [{}, POINTS, ENCODER])
+@torch.no_grad()
+def test_nothing_changes_where_nothing_is_padded_or_ignored(options):
+    batch = [sample(64, 96, [0, 2]), sample(64, 96, [1])]
+    expected = losses_of(make_model(options).train(), batch)
+    found = losses_of(make_model(options | VALID).train(), batch)
+    assert found == pytest.approx(expected, rel=1e-5)
+    (result,) = make_model(options).eval()(batch[:1])
+    (valid,) = make_model(options | VALID).eval()(batch[:1])
+    assert torch.equal(result["sem_seg"], valid["sem_seg"])
+
+
+@torch.no_grad()
+def test_valid_pixels_are_off_by_default():
+    model, seen = make_model().train(), []
+    model.sem_seg_head.register_forward_pre_hook(lambda _, args: seen.append(args))
+    model.criterion.register_forward_pre_hook(lambda _, args: seen.append(args))
+    x = padded_sample()
+    losses = losses_of(model, [x])
+    (features,), (_, (target,)) = seen
+    assert isinstance(features, dict)
+    assert target.valid is target.size is None
+    del x["valid"], x["image_size"]
+    assert losses_of(model, [x]) == losses
+    assert make_model(VALID).state_dict().keys() == model.state_dict().keys()
+
+
+def test_the_padding_of_a_mapper_is_known_to_the_model(tmp_path):
+    """The side that INPUT.SIZE_DIVISIBILITY names, then the batch, then what is not labelled."""
+    labels = np.full((40, 30), 1, np.uint8)
+    labels[:10] = 255
+    Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(tmp_path / "image.png")
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    mapper = MaskFormerSemanticDatasetMapper(
+        augmentations=[], image_format="RGB", ignore_label=255, size_divisibility=48
+    )
+    names = {"file_name": "image.png", "sem_seg_file_name": "labels.png"}
+    x = mapper({key: str(tmp_path / name) for key, name in names.items()})
+    model, seen = make_model(VALID).train(), []
+    model.sem_seg_head.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    model.criterion.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+
+    losses = model([x, sample(64, 40, [0])])
+
+    padding, (target, other) = seen
+    assert padding == ([(40, 30), (64, 40)], (64, 64))
+    assert target.size == (40, 30)
+    expected = torch.zeros(64, 64, dtype=torch.bool)
+    expected[10:40, :30] = True
+    assert torch.equal(target.valid, expected)
+    assert other.size == (64, 40)
+    assert other.valid.sum() == 64 * 40
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+@torch.no_grad()
+def test_padded_cells_of_the_pixel_embeddings_reach_no_result():
+    model = make_model(VALID).eval()
+    model.sem_seg_head.last_convolution = lambda: None  # a convolution would see them
+    batch = [image(40, 50), image(64, 90, height=30, width=45)]
+    expected = model(batch)
+
+    def disturb(_, args, prediction):
+        pixel_embed = prediction.pixel_embed.clone()
+        assert pixel_embed.shape[-2:] == (16, 24)
+        pixel_embed[0, :, 10:] = pixel_embed[0, :, :, 13:] = torch.nan
+        pixel_embed[1, :, :, 23:] = torch.nan
+        return prediction._replace(pixel_embed=pixel_embed)
+
+    model.sem_seg_head.register_forward_hook(disturb)
+    for found, result in zip(model(batch), expected, strict=True):
+        assert torch.equal(found["sem_seg"], result["sem_seg"])
+
+
+@torch.no_grad()
+def test_padded_cells_of_the_features_reach_no_query():
+    model, seen = make_model(VALID).eval(), []
+    batch = [image(40, 50), image(64, 90)]
+
+    def disturb(_, args, features):
+        assert features["res5"].shape[-2:] == (2, 3)
+        res5 = features["res5"].clone()
+        res5[0, :, :, 2:] = 1e6
+        return {**features, "res5": res5}
+
+    model.sem_seg_head.register_forward_hook(lambda _, args, prediction: seen.append(prediction))
+    model(batch)
+    model.backbone.register_forward_hook(disturb)
+    model(batch)
+    expected, found = seen
+    assert torch.equal(found.class_logits, expected.class_logits)
+    assert torch.equal(found.mask_embed, expected.mask_embed)
+    # Convolutions do see them.
+    assert not torch.equal(found.pixel_embed[0, :, :10, :13], expected.pixel_embed[0, :, :10, :13])

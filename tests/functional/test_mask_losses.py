@@ -187,3 +187,76 @@ class TestMatchedMaskLosses:
         ):
             matched_mask_losses(logits, masks)
         assert sum(kept) == 2 * logits.numel()
+
+
+class TestValid:
+    """Pixels that are not valid: as if the image had only the others."""
+
+    def test_costs_are_those_of_the_valid_pixels_alone(self):
+        logits, masks = random_case(4, 3, 20)
+        valid = torch.rand(20, generator=torch.Generator().manual_seed(5)) < 0.6
+        found = pairwise_mask_costs(logits, masks, valid)
+        alone = pairwise_mask_costs(logits[:, valid], masks[:, valid])
+        for a, b in zip(found, alone, strict=True):
+            torch.testing.assert_close(a, b)
+
+    @pytest.mark.parametrize("per_pair", [False, True])
+    def test_losses_and_gradients_are_those_of_the_valid_pixels_alone(self, per_pair):
+        logits, masks = dense_case()
+        g = torch.Generator().manual_seed(6)
+        valid = torch.rand(masks.shape if per_pair else masks.shape[1:], generator=g) < 0.5
+        ours = matched_mask_losses(logits, masks, valid=valid)
+        large = F.interpolate(
+            logits[:, None], masks.shape[-2:], mode="bilinear", align_corners=False
+        )[:, 0]
+        pairs = []
+        for x, mask, where in zip(large, masks, valid.expand_as(masks), strict=True):
+            x, mask = x[where][None], mask[where][None].to(x)
+            pairs.append(torch.cat([focal_loss(x, mask), dice_loss(x, mask)]))
+        plain = torch.stack(pairs, dim=1)
+        torch.testing.assert_close(torch.stack(ours), plain, rtol=1e-11, atol=1e-13)
+        mixture = torch.randn(2, len(masks), dtype=torch.float64)
+        (ours_grad,) = torch.autograd.grad((torch.stack(ours) * mixture).sum(), logits)
+        (plain_grad,) = torch.autograd.grad((plain * mixture).sum(), logits)
+        torch.testing.assert_close(ours_grad, plain_grad, rtol=1e-10, atol=1e-13)
+
+    def test_all_valid_is_none(self):
+        logits, masks = dense_case()
+        ones = torch.ones(masks.shape[1:], dtype=torch.bool)
+        for a, b in zip(
+            matched_mask_losses(logits, masks, valid=ones),
+            matched_mask_losses(logits, masks),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-14, atol=0)
+
+    @pytest.mark.parametrize("value", [1e4, -1e4, float("nan"), float("inf")])
+    def test_logits_and_masks_of_ignored_pixels_do_not_matter(self, value):
+        """At equal resolution, so that a logit belongs to one pixel."""
+        logits, masks = dense_case(size=(6, 5), large=(6, 5))
+        valid = torch.rand(6, 5, generator=torch.Generator().manual_seed(7)) < 0.5
+        other = logits.detach().masked_fill(~valid, value).requires_grad_()
+        results = []
+        for x, mask in ((logits, masks), (other, masks ^ ~valid)):
+            losses = torch.stack(matched_mask_losses(x, mask, valid=valid))
+            results.append((losses, *torch.autograd.grad(losses.sum(), x)))
+        for a, b in zip(*results, strict=True):
+            assert torch.equal(a, b)
+        assert torch.count_nonzero(results[1][1][:, ~valid]) == 0
+
+    def test_nothing_valid(self):
+        logits, masks = dense_case()
+        none = torch.zeros(masks.shape[1:], dtype=torch.bool)
+        losses = torch.stack(matched_mask_losses(logits, masks, valid=none))
+        (gradient,) = torch.autograd.grad(losses.sum(), logits)
+        assert torch.count_nonzero(losses) == torch.count_nonzero(gradient) == 0
+        costs = pairwise_mask_costs(*random_case(4, 3, 20), torch.zeros(20, dtype=torch.bool))
+        assert torch.count_nonzero(torch.stack(costs)) == 0
+
+
+def test_pairs_may_share_a_mask():
+    logits, masks = dense_case()
+    index = torch.tensor([1, 1, 4, 0, 1])
+    shared, copied = matched_mask_losses(logits, masks, index), plain_losses(logits, masks[index])
+    for a, b in zip(shared, copied, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)

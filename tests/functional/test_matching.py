@@ -6,7 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mask_former.functional.matching import bipartite_matching, fixed_matching, matching_cost
+from mask_former.functional.matching import (
+    bipartite_matching,
+    fixed_matching,
+    matching_cost,
+    within_image,
+)
 from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
 
 WEIGHTS = LossWeights()
@@ -248,3 +253,76 @@ def test_fixed_matching_refuses_what_is_not_semantic(classes, message):
     prediction, _ = random_case([0, 0], queries=5)
     with pytest.raises(ValueError, match=message):
         fixed_matching(prediction, labelled(*classes))
+
+
+def terms(prediction, target, image=0):
+    """The terms of the cost of one image, [3, L, Q, N]."""
+    return torch.stack(
+        matching_cost(
+            prediction.class_logits[:, image],
+            prediction.mask_embed[:, image],
+            prediction.pixel_embed[image],
+            target,
+        )
+    )
+
+
+def embed_padded(prediction, target, cells, pixels, value):
+    """The same image in a larger batch, with ``value`` in the cells that are padding alone."""
+    h, w = prediction.pixel_embed.shape[-2:]
+    maps = F.pad(prediction.pixel_embed, (0, cells[1] - w, 0, cells[0] - h), value=value)
+    height, width = target.masks.shape[-2:]
+    margin = (0, pixels[1] - width, 0, pixels[0] - height)
+    masks = F.pad(target.masks, margin, value=value == 1e4)
+    valid = target.valid if target.valid is None else F.pad(target.valid, margin, value=True)
+    padded = MaskTarget(target.labels, masks, valid, (height, width))
+    return prediction._replace(pixel_embed=maps), padded
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("value", [0.0, 1e4, float("nan")])
+def test_padding_takes_part_in_no_cost(value, ignored):
+    prediction, (target,) = random_case([3])
+    if ignored:
+        valid = torch.rand(8, 12, generator=torch.Generator().manual_seed(1)) < 0.6
+        target = target._replace(valid=valid)
+    padded = embed_padded(prediction, target, (7, 10), (14, 20), value)
+    assert torch.equal(terms(*padded), terms(prediction, target))
+
+
+def test_cost_with_ignored_pixels_is_that_of_the_others_alone():
+    prediction, (target,) = random_case([3])
+    g = torch.Generator().manual_seed(2)
+    small = torch.rand(4, 6, generator=g) < 0.6
+    valid = small.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    # The cells that count, as an image of one row.
+    alone = prediction._replace(pixel_embed=prediction.pixel_embed[:, :, small][:, :, None])
+    row = MaskTarget(target.labels, target.masks[:, ::2, ::2][:, small][:, None])
+    found = terms(prediction, target._replace(valid=valid))
+    torch.testing.assert_close(found, terms(alone, row), rtol=1e-5, atol=1e-6)
+    noise = target.masks ^ ~valid
+    assert torch.equal(terms(prediction, MaskTarget(target.labels, noise, valid)), found)
+
+
+def test_the_last_cell_may_reach_into_the_padding():
+    """7 x 11 pixels of 8 x 12 are image: every cell counts, no pixel beyond does."""
+    prediction, (target,) = random_case([3])
+    maps, part = within_image(prediction.pixel_embed[0], target._replace(size=(7, 11)))
+    assert maps.shape[-2:] == (4, 6)
+    expected = torch.zeros(8, 12, dtype=torch.bool)
+    expected[:7, :11] = True
+    assert torch.equal(part.valid, expected)
+    ignored = torch.ones(8, 12, dtype=torch.bool)
+    ignored[0] = False
+    _, part = within_image(maps, target._replace(size=(7, 11), valid=ignored))
+    assert torch.equal(part.valid, expected & ignored)
+    assert ignored[7:].all()  # the caller's is as it was
+
+
+def test_a_full_size_changes_nothing():
+    prediction, (target,) = random_case([3])
+    maps, part = within_image(prediction.pixel_embed[0], target._replace(size=(8, 12)))
+    assert torch.equal(maps, prediction.pixel_embed[0])
+    assert torch.equal(part.masks, target.masks)
+    assert part.valid is None
+    assert part.size is None

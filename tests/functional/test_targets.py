@@ -103,6 +103,19 @@ def test_padding_is_bottom_right_and_in_no_mask():
     ]
 
 
+def test_padding_is_not_valid():
+    valid = torch.tensor([[True, False], [True, True]])
+    target = MaskTarget(torch.tensor([5]), torch.ones(1, 2, 2).bool(), valid, (2, 1))
+
+    padded = pad_target(target, (3, 4))
+
+    assert padded.valid.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    assert padded.size == (2, 1)
+    assert pad_target(target._replace(valid=None), (3, 4)).valid is None
+    with pytest.raises(ValueError, match=r"valid pixels is \[1, 2\], but the masks are 2x2"):
+        pad_target(target._replace(valid=valid[:1]), (3, 4))
+
+
 def test_padding_of_an_empty_target():
     target = semantic_target(torch.full((2, 3), 255), ignore_label=255)
 

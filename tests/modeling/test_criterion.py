@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mask_former.functional.matching import bipartite_matching
+from mask_former.functional.matching import bipartite_matching, fixed_matching
+from mask_former.functional.points import PointOptions
 from mask_former.modeling.criterion import SetCriterion
 from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
 
@@ -18,12 +21,13 @@ WEIGHTS = LossWeights(2.0, 20.0, 5.0)
 CLASSES = 3
 
 
-def make_criterion(weights=WEIGHTS, classes=CLASSES, no_object_weight=0.1):
+def make_criterion(weights=WEIGHTS, classes=CLASSES, no_object_weight=0.1, points=None):
     return SetCriterion(
         num_classes=classes,
         matcher=lambda prediction, targets: bipartite_matching(prediction, targets, weights),
         weights=weights,
         no_object_weight=no_object_weight,
+        points=points,
     )
 
 
@@ -235,6 +239,257 @@ def test_half_precision_predictions_are_scored_in_float32(dtype):
     for name in losses:
         assert losses[name].dtype == torch.float32
         assert float(losses[name]) == pytest.approx(float(expected[name]), rel=1e-6)
+
+
+POINTS = PointOptions(40)
+METHODS = pytest.mark.parametrize("points", [None, POINTS], ids=["dense", "points"])
+
+
+def results(prediction, targets, points=None, seed=0):
+    """Losses and gradients of a step."""
+    torch.manual_seed(seed)
+    losses = make_criterion(points=points)(prediction, targets)
+    return torch.stack(list(losses.values())), *gradients(losses, prediction)
+
+
+def pad_batch(prediction, targets, value, ignored=()):
+    """The batch with padding: two rows and three columns of cells, eight and twelve pixels.
+
+    Every padded cell holds ``value``, every padded or ignored pixel is in every mask.
+    """
+    padded = []
+    for i, target in enumerate(targets):
+        valid = torch.ones(16, 20, dtype=torch.bool)
+        if i in ignored:
+            valid = torch.rand(16, 20, generator=torch.Generator().manual_seed(i)) < 0.7
+        masks = F.pad(target.masks | ~valid, (0, 12, 0, 8), value=True)
+        valid = F.pad(valid, (0, 12, 0, 8), value=True) if i in ignored else None
+        padded.append(MaskTarget(target.labels, masks, valid, (16, 20)))
+    maps = F.pad(prediction.pixel_embed.detach(), (0, 3, 0, 2), value=value).requires_grad_()
+    return prediction._replace(pixel_embed=maps), padded
+
+
+@METHODS
+@pytest.mark.parametrize("value", [0.0, 1e4, float("nan")])
+def test_padding_changes_nothing(points, value):
+    prediction, targets = random_case([3, 2])
+    alone = results(prediction, targets, points)
+    padded = results(*pad_batch(prediction, targets, value), points)
+    for a, b in zip(alone[:3], padded[:3], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(padded[3][..., :4, :5], alone[3], rtol=1e-12, atol=1e-14)
+    assert torch.count_nonzero(padded[3][..., 4:, :]) == 0
+    assert torch.count_nonzero(padded[3][..., 5:]) == 0
+
+
+@METHODS
+def test_masks_of_ignored_pixels_do_not_matter(points):
+    prediction, targets = pad_batch(*random_case([3, 2]), 0.0, ignored=(0, 1))
+    others = [t._replace(masks=t.masks ^ ~t.valid) for t in targets]
+    assert not torch.equal(others[0].masks, targets[0].masks)
+    for a, b in zip(
+        results(prediction, targets, points), results(prediction, others, points), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_images_of_different_sizes_in_a_batch_are_as_alone():
+    """Sums over the images of a batch are those of each alone, but for the count of segments."""
+    prediction, targets = random_case([3, 2])
+    smaller = targets[1]._replace(size=(8, 12))
+    both = make_criterion()(prediction, [targets[0], smaller])
+    total = 0
+    for i, target in enumerate([targets[0], smaller]):
+        masks = target.masks if target.size is None else target.masks[:, :8, :12]
+        maps = prediction.pixel_embed[i : i + 1]
+        maps = maps if target.size is None else maps[..., :2, :3]
+        alone = MaskPrediction(
+            prediction.class_logits[:, i : i + 1], prediction.mask_embed[:, i : i + 1], maps
+        )
+        losses = make_criterion()(alone, [MaskTarget(target.labels, masks)])
+        total = total + len(target.labels) * losses["loss_mask"].detach()
+    assert float(both["loss_mask"].detach()) == pytest.approx(float(total) / 5, rel=1e-12)
+
+
+@METHODS
+def test_an_image_that_is_ignored_altogether(points):
+    prediction, targets = random_case([3])
+    targets = [targets[0]._replace(valid=torch.zeros(16, 20, dtype=torch.bool))]
+    losses = make_criterion(points=points)(prediction, targets)
+    masks = {k: v for k, v in losses.items() if not k.startswith("loss_ce")}
+    assert all(float(v.detach()) == 0 for v in masks.values())
+    assert all(v.isfinite() for v in losses.values())
+    for gradient in torch.autograd.grad(sum(masks.values()), list(prediction)[1:]):
+        assert torch.count_nonzero(gradient) == 0
+
+
+@METHODS
+def test_all_valid_and_full_size_is_as_without(points):
+    prediction, targets = random_case([3, 2])
+    full = [t._replace(valid=torch.ones(16, 20, dtype=torch.bool), size=(16, 20)) for t in targets]
+    for a, b in zip(
+        results(prediction, targets, points), results(prediction, full, points), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+class TestPoints:
+    def test_a_seed_gives_the_step(self):
+        case = random_case([3, 2])
+        first, second, other = (results(*case, POINTS, seed) for seed in (1, 1, 2))
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        assert not torch.equal(first[0], other[0])
+
+    def test_many_points_are_near_the_dense_losses(self):
+        prediction, targets = random_case([3, 2])
+        matches = bipartite_matching(prediction, targets, WEIGHTS)
+        dense = make_criterion()(prediction, targets)
+        criterion = make_criterion(points=PointOptions(20_000, 1.0, 0.0))
+        criterion.matcher = lambda *_: matches  # with points another one may be best
+        for name, loss in criterion(prediction, targets).items():
+            assert float(loss.detach()) == pytest.approx(float(dense[name].detach()), rel=0.03)
+
+    @pytest.mark.parametrize("segments", [[1, 0], [0, 0], [7, 4]])
+    def test_few_or_many_segments(self, segments):
+        prediction, targets = random_case(segments)
+        losses, *grads = results(prediction, targets, POINTS)
+        assert losses.isfinite().all()
+        assert all(grad.isfinite().all() for grad in grads)
+        assert [float(loss) == 0 for loss in losses[1:3]] == [sum(segments) == 0] * 2
+
+    def test_a_matcher_of_the_usual_signature_sees_rows_of_pixels(self):
+        prediction, targets = random_case([3, 2])
+        seen = []
+
+        def matcher(prediction, targets):
+            seen.append((prediction, targets))
+            return bipartite_matching(prediction, targets, WEIGHTS)
+
+        criterion = make_criterion(points=POINTS)
+        criterion.matcher = matcher
+        criterion(prediction, targets)
+        (((_, _, maps), rows),) = seen
+        assert maps.shape == (2, 6, 1, 40)
+        assert [tuple(row.masks.shape) for row in rows] == [(3, 1, 40), (2, 1, 40)]
+
+    def test_with_fixed_matching(self):
+        prediction, targets = random_case([0, 0])
+        targets = [
+            t._replace(labels=torch.tensor([2, 0]), masks=m)
+            for t, m in zip(targets, torch.rand(2, 2, 16, 20) < 0.5, strict=True)
+        ]
+        criterion = make_criterion(points=POINTS)
+        criterion.matcher = fixed_matching
+        losses = criterion(prediction, targets)
+        (grad,) = torch.autograd.grad(losses["loss_mask"], prediction.mask_embed)
+        assert grad[-1].abs().sum(-1).gt(0).tolist() == [[True, False, True, False, False]] * 2
+
+    def test_half_precision(self):
+        prediction, targets = random_case([3, 2], dtype=torch.float32)
+        half = MaskPrediction(*(x.detach().bfloat16().requires_grad_() for x in prediction))
+        exact = MaskPrediction(*(x.detach().float().requires_grad_() for x in half))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found, *_ = results(half, targets, POINTS)
+        torch.testing.assert_close(found, results(exact, targets, POINTS)[0])
+
+
+class Copies(TorchDispatchMode):
+    """Records the copies between devices for which the host would wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocking = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
+            source = args[-1] if func.overloadpacket is torch.ops.aten._to_copy else args[1]
+            waits = not (kwargs or {}).get("non_blocking", False)
+            if out.device != source.device and waits:
+                self.blocking.append(str(func))
+        return out
+
+
+def on_meta(prediction, targets):
+    """The same step on the device without data: whoever asks for a value there gets an error."""
+    prediction = MaskPrediction(*(x.detach().to("meta").requires_grad_() for x in prediction))
+    targets = [
+        MaskTarget(*(x if x is None or isinstance(x, tuple) else x.to("meta") for x in target))
+        for target in targets
+    ]
+    return prediction, targets
+
+
+@METHODS
+@pytest.mark.parametrize("matcher", ["bipartite", "fixed"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_one_transfer_a_step(monkeypatch, points, matcher, padded):
+    """Forward and backward where there is nothing to transfer but what the matcher asks for."""
+    transfers = []
+
+    def cpu(tensor):
+        assert tensor.device.type == "meta"
+        transfers.append(tensor.shape)
+        return torch.arange(tensor.numel(), dtype=tensor.dtype).view(tensor.shape) % 5
+
+    prediction, targets = random_case([3, 2], dtype=torch.float32)
+    if padded:
+        prediction, targets = pad_batch(prediction, targets, 0.0, ignored=(0,))
+        targets[1] = targets[1]._replace(size=(15, 18))
+    case = on_meta(prediction, targets)
+    criterion = make_criterion(points=points).to("meta")
+    if matcher == "fixed":
+        criterion.matcher = fixed_matching
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    # It knows no meta device.
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+    with Copies() as copies:
+        losses = criterion(*case)
+        torch.autograd.grad(sum(losses.values()), list(case[0]))
+    assert len(transfers) == 1
+    assert copies.blocking == []
+
+
+def test_the_counter_sees_what_waits():
+    value = torch.ones(3)
+    with Copies() as copies:
+        value.to("meta", non_blocking=True)
+        assert copies.blocking == []
+        value.to("meta")
+    assert len(copies.blocking) == 1
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        value.to("meta").sum().item()
+
+
+@METHODS
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="counts waits of a CUDA device")
+def test_no_other_wait_on_cuda(monkeypatch, points):
+    """CUDA's own check, which raises wherever the host waits, but at the one transfer."""
+    original = torch.Tensor.cpu
+    transfers = []
+
+    def cpu(tensor):
+        transfers.append(tensor.shape)
+        torch.cuda.set_sync_debug_mode("default")
+        values = original(tensor)
+        torch.cuda.set_sync_debug_mode("error")
+        return values
+
+    prediction, targets = pad_batch(*random_case([3, 2], dtype=torch.float32), 0.0, ignored=(0,))
+    prediction = MaskPrediction(*(x.detach().cuda().requires_grad_() for x in prediction))
+    targets = [
+        MaskTarget(*(x if x is None or isinstance(x, tuple) else x.cuda() for x in target))
+        for target in targets
+    ]
+    criterion = make_criterion(points=points).cuda()
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = criterion(prediction, targets)
+        torch.autograd.grad(sum(losses.values()), list(prediction))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(transfers) == 1
 
 
 def _losses_of_rank(rank, folder, segments):

@@ -9,6 +9,7 @@ from torch import nn
 from mask_former.modeling.head import MaskFormerHead
 from mask_former.modeling.mask_decoder import TransformerMaskDecoder
 from mask_former.modeling.pixel_decoder import BasePixelDecoder, TransformerEncoderPixelDecoder
+from mask_former.structures import Padding
 
 CHANNELS = {"res4": 4, "res5": 6}
 
@@ -60,6 +61,40 @@ def test_the_queries_look_at_the_named_feature(encoder, in_feature):
     for ours, other in zip(prediction, expected, strict=True):
         assert torch.equal(ours, other)
     assert prediction.pixel_embed.shape == (2, 7, 6, 8)
+
+
+PADDING = Padding([(24, 32), (15, 9)], (24, 32))
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_padding_reaches_the_decoders(encoder):
+    in_feature = "transformer_encoder" if encoder else "res4"
+    head, given = make_head(encoder, in_feature), features()
+    prediction = head(given, PADDING)
+    pixels = head.pixel_decoder(given, PADDING) if encoder else head.pixel_decoder(given)
+    feature = pixels.encoded if encoder else given["res4"]
+    expected = head.predictor(feature, pixels.pixel_embed, PADDING)
+    for ours, other in zip(prediction, expected, strict=True):
+        assert torch.equal(ours, other)
+    without = head(given)
+    assert torch.allclose(prediction.class_logits[:, 0], without.class_logits[:, 0], atol=1e-5)
+    assert not torch.allclose(prediction.class_logits[:, 1], without.class_logits[:, 1], atol=1e-3)
+
+
+def test_other_projects_parts_need_not_know_of_padding():
+    class Pixels(nn.Module):
+        def forward_features(self, features):
+            return features["res4"], None
+
+    class Queries(nn.Module):
+        def forward(self, feature, pixel_embed):
+            return feature, pixel_embed
+
+    head, given = make_head(), features()
+    head.pixel_decoder, head.predictor = Pixels(), Queries()
+    feature, pixel_embed = head(given, PADDING)
+    assert feature is given["res5"]
+    assert pixel_embed is given["res4"]
 
 
 def version_1(state):

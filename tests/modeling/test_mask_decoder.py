@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mask_former.modeling.mask_decoder import TransformerMaskDecoder
+from mask_former.structures import Padding
 
 OPTIONS = {
     "in_channels": 6,
@@ -104,3 +105,19 @@ def test_every_parameter_takes_a_gradient():
     prediction = decoder(torch.randn(2, 6, 3, 4), torch.randn(2, 7, 3, 4))
     (prediction.class_logits.square().sum() + prediction.mask_logits().square().sum()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in decoder.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"encoder_layers": 1, "pre_norm": True}])
+@pytest.mark.parametrize("value", [5.0, 1e30])
+def test_a_padded_image_gives_what_its_cells_give_alone(options, value):
+    decoder, feature = make(**options), torch.randn(2, 6, 3, 4)
+    feature[1, :, 2:] = feature[1, :, :, 3:] = value
+    pixel_embed = torch.randn(2, 7, 6, 8)
+    found = decoder(feature, pixel_embed, Padding([(96, 128), (40, 65)], (96, 128)))
+    whole = decoder(feature[:1], pixel_embed[:1])
+    alone = decoder(feature[1:, :, :2, :3], pixel_embed[1:])
+    for i, expected in enumerate((whole, alone)):
+        close = {"atol": 1e-5, "rtol": 1e-5}
+        torch.testing.assert_close(found.class_logits[:, i], expected.class_logits[:, 0], **close)
+        torch.testing.assert_close(found.mask_embed[:, i], expected.mask_embed[:, 0], **close)
+    assert found.pixel_embed is pixel_embed

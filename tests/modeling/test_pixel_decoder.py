@@ -12,6 +12,7 @@ from mask_former.modeling.pixel_decoder import (
     TransformerEncoderPixelDecoder,
 )
 from mask_former.modeling.position_encoding import sine_position_encoding
+from mask_former.structures import Padding
 
 CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
 SIZES = [
@@ -150,3 +151,19 @@ def test_any_per_pixel_head_serves():
     assert encoded is None
     assert torch.equal(pixel_embed, decoder.head.conv(given["res2"]))
     assert list(decoder.state_dict()) == ["head.conv.weight", "head.conv.bias"]
+
+
+@pytest.mark.parametrize("value", [5.0, 1e30])
+@torch.no_grad()
+def test_the_encoder_keeps_padding_out_of_attention(value):
+    decoder, given = transformer_decoder().eval(), features([(16, 24), (8, 12), (4, 6), (4, 6)])
+    given["res5"][1, :, 2:] = given["res5"][1, :, :, 5:] = value
+    padding = Padding([(32, 48), (9, 40)], (32, 48))
+    encoded = decoder.forward_features(given, padding).encoded
+    assert torch.equal(decoder(given, padding).encoded, encoded)
+    whole = decoder({name: x[:1] for name, x in given.items()}).encoded
+    alone = decoder(
+        {name: x[1:] for name, x in given.items()} | {"res5": given["res5"][1:, :, :2, :5]}
+    )
+    torch.testing.assert_close(encoded[:1], whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoded[1:, :, :2, :5], alone.encoded, atol=1e-5, rtol=1e-5)

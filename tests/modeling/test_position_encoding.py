@@ -45,3 +45,16 @@ def test_odd_channels_are_refused():
 
 def test_stays_float32():
     assert sine_position_encoding(2, 2, channels=4).dtype == torch.float32
+
+
+def test_padded_maps_count_their_image_alone():
+    sizes = [(3, 4), (2, 4), (1, 2), (3, 1)]
+    padded = torch.ones(4, 3, 4, dtype=torch.bool)
+    for cells, (height, width) in zip(padded, sizes, strict=True):
+        cells[:height, :width] = False
+    encodings = sine_position_encoding(3, 4, channels=8, padded=padded)
+    assert encodings.shape == (4, 8, 3, 4)
+    assert encodings.isfinite().all()
+    for encoding, (height, width) in zip(encodings, sizes, strict=True):
+        alone = sine_position_encoding(height, width, channels=8)
+        torch.testing.assert_close(encoding[:, :height, :width], alone, atol=1e-7, rtol=1e-6)

@@ -11,8 +11,10 @@ from mask_former.modeling.transformer import (
     TransformerEncoder,
     TransformerEncoderLayer,
     as_tokens,
+    image_tokens,
     position_tokens,
 )
+from mask_former.structures import Padding
 
 CHANNELS, HEADS, WIDTH = 8, 2, 12
 
@@ -169,3 +171,69 @@ def test_position_tokens_have_the_type_of_the_map_but_the_precision_of_float32()
     tokens = position_tokens(torch.zeros(3, 8, 2, 5, dtype=torch.float64))
     assert tokens.dtype == torch.float64
     assert torch.equal(tokens[0, 7].float(), sine_position_encoding(2, 5, 8)[:, 1, 2])
+
+
+# Maps of 3 x 4 cells, 8 pixels each.
+PADDING = Padding([(24, 32), (17, 9), (8, 30)], (24, 32))
+CELLS = [(3, 4), (3, 2), (1, 4)]
+
+
+def padded_maps(value):
+    """[3, C, 3, 4], with a value in every cell that is padding alone."""
+    maps = normal(3, CHANNELS, 3, 4, seed=100)
+    for x, (rows, columns) in zip(maps, CELLS, strict=True):
+        x[:, rows:] = x[:, :, columns:] = value
+    return maps
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, -1e200, torch.inf, torch.nan])
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_padding_takes_part_in_no_attention(pre_norm, value):
+    """Whatever it holds, each image gives what its own cells give alone."""
+    encoder = scrambled(stack(TransformerEncoder, 2, pre_norm))
+    decoder = scrambled(stack(TransformerDecoder, 2, pre_norm))
+    maps, query_pos = padded_maps(value), normal(1, 4, CHANNELS, seed=101)
+    x, pos, padded = image_tokens(maps, PADDING)
+    encoded = encoder(x, pos, padded).transpose(1, 2).view_as(maps)
+    queries = Transformer(encoder, decoder)(x, pos, query_pos, padded)
+    undecoded = decoder(query_pos, x, pos, padded)
+    for i, (rows, columns) in enumerate(CELLS):
+        alone = maps[i : i + 1, :, :rows, :columns]
+        x, pos, _ = image_tokens(alone)
+        memory = encoder(x, pos)
+        # Positions are float32 in both.
+        close = {"atol": 1e-5, "rtol": 1e-5}
+        found = as_tokens(encoded[i : i + 1, :, :rows, :columns])
+        torch.testing.assert_close(found, memory, **close)
+        expected = decoder(query_pos, memory, pos)
+        torch.testing.assert_close(queries[:, i : i + 1], expected, **close)
+        expected = decoder(query_pos, x, pos)
+        torch.testing.assert_close(undecoded[:, i : i + 1], expected, **close)
+
+
+def test_padding_gets_no_gradient():
+    encoder, maps = stack(TransformerEncoder, 2, pre_norm=False), padded_maps(3.0).float()
+    x, pos, padded = image_tokens(maps.requires_grad_(), PADDING)
+    encoder(x, pos, padded)[~padded].square().sum().backward()
+    assert maps.grad.isfinite().all()
+    for grad, (rows, columns) in zip(maps.grad, CELLS, strict=True):
+        assert (grad[:, :rows, :columns] != 0).any(0).all()
+        assert not grad[:, rows:].any()
+        assert not grad[:, :, columns:].any()
+
+
+def test_tokens_of_maps_without_a_padded_cell():
+    """As without padding: no mask that the kernels of attention would have to look at."""
+    maps = normal(3, CHANNELS, 3, 4)
+    for padding in (None, Padding([(24, 32)] * 3, (24, 32)), Padding([(17, 25)] * 3, (24, 32))):
+        x, pos, padded = image_tokens(maps, padding)
+        assert torch.equal(x, as_tokens(maps))
+        assert torch.equal(pos, position_tokens(maps))
+        assert padded is None
+
+
+def test_whether_a_cell_is_padded_is_not_asked_of_the_device():
+    """The meta device has no values to give."""
+    maps = torch.zeros(3, CHANNELS, 3, 4, device="meta")
+    assert image_tokens(maps, Padding([(24, 32)] * 3, (24, 32))).padded is None
+    assert image_tokens(maps, PADDING).padded.shape == (3, 12)

@@ -19,6 +19,8 @@ class Painted(NamedTuple):
     annotations: list[Annotation]
     masks: np.ndarray
     """[N, H, W]; uint8, 0 or 1."""
+    ignored: np.ndarray
+    """[H, W]; uint8, 1 in a crowd where none of the masks is."""
 
 
 def paint(
@@ -36,13 +38,16 @@ def paint(
         num_classes: K; every ``category_id`` must be in 0..K-1. None checks none.
 
     Raises:
-        InputError: an annotation has no mask, one of another size or place, or another category.
+        InputError: an annotation has no mask (a crowd may lack one), one of another size or place,
+            or another category.
     """
     kept, masks = [], []
+    crowd = np.zeros(size, np.uint8)
     for index, annotation in enumerate(annotations):
-        if annotation.get("iscrowd", 0):
-            continue
         where = f"annotation {annotation.get('id', index)} of image {image_file}"
+        if annotation.get("iscrowd", 0):
+            crowd |= _paint_crowd(where, annotation, size)
+            continue
         _check_category(where, annotation, num_classes)
         mask = _paint_one(where, annotation.get("segmentation"), size)
         if mask.any():
@@ -54,7 +59,8 @@ def paint(
                 f"{where} has no pixel, as a line or a point has none: such ones are left out",
                 name=__name__,
             )
-    return Painted(kept, np.stack(masks) if masks else np.zeros((0, *size), np.uint8))
+    stacked = np.stack(masks) if masks else np.zeros((0, *size), np.uint8)
+    return Painted(kept, stacked, crowd & ~stacked.any(axis=0))
 
 
 def _check_category(where: str, annotation: Annotation, num_classes: int | None) -> None:
@@ -66,6 +72,13 @@ def _check_category(where: str, annotation: Annotation, num_classes: int | None)
             f"{where} has category_id {category}, but the classes are 0 to {num_classes - 1}; map "
             "it to one of these, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES to fit"
         )
+
+
+def _paint_crowd(where: str, annotation: Annotation, size: tuple[int, int]) -> np.ndarray:
+    """[H, W]; uint8. A crowd need not have a mask."""
+    if "segmentation" not in annotation:
+        return np.zeros(size, np.uint8)
+    return _paint_one(where, annotation["segmentation"], size)
 
 
 def _paint_one(where: str, segmentation: Any, size: tuple[int, int]) -> np.ndarray:

@@ -34,6 +34,8 @@ class Arrays(NamedTuple):
     """[H, W, 3]; uint8 colours."""
     masks: np.ndarray | None = None
     """[N, H, W]; uint8, 0 or 1; they may overlap."""
+    ignored: np.ndarray | None = None
+    """[H, W]; uint8, 1 where no mask tells what the pixel is."""
 
 
 class Tensors(NamedTuple):
@@ -47,6 +49,8 @@ class Tensors(NamedTuple):
     """[H, W]; int64 segment ids."""
     masks: Tensor | None = None
     """[N, H, W]; bool."""
+    ignored: Tensor | None = None
+    """[H, W]; bool."""
 
 
 def augment(arrays: Arrays, augmentations: Augmentations) -> Tensors:
@@ -62,13 +66,20 @@ def augment(arrays: Arrays, augmentations: Augmentations) -> Tensors:
         # Bytes, which Pillow resizes, one by one: together they would be channels.
         changed = [transforms.apply_segmentation(mask) for mask in arrays.masks]
         masks = _masks_tensor(changed, image.shape[-2:])
-    return Tensors(image, _ids(aug_input.sem_seg), _ids(panoptic), masks)
+    ignored = arrays.ignored
+    if ignored is not None:
+        ignored = transforms.apply_segmentation(ignored)
+    return Tensors(image, _ids(aug_input.sem_seg), _ids(panoptic), masks, _mask(ignored))
 
 
 def _masks_tensor(masks: Sequence[np.ndarray], size: Sequence[int]) -> Tensor:
     if not masks:
         return torch.zeros((0, *size), dtype=torch.bool)
     return torch.as_tensor(np.stack(masks)).bool()
+
+
+def _mask(mask: np.ndarray | None) -> Tensor | None:
+    return None if mask is None else torch.as_tensor(np.ascontiguousarray(mask)).bool()
 
 
 def _image_tensor(image: np.ndarray) -> Tensor:
@@ -93,15 +104,20 @@ def pad_to(tensors: Tensors, side: int, ignore_label: int) -> Tensors:
         padded(tensors.sem_seg, ignore_label),
         padded(tensors.panoptic, _VOID),
         padded(tensors.masks, False),
+        padded(tensors.ignored, True),
     )
 
 
 def segments_target(ids: Tensor, segments: Sequence[dict[str, Any]]) -> MaskTarget:
-    """The target of a panoptic id map [H, W]: all segments that are no crowd."""
+    """The target of a panoptic id map [H, W]: all segments that are no crowd.
+
+    Pixels of none of them, void and crowds, are not valid.
+    """
     kept = [segment for segment in segments if not segment["iscrowd"]]
     segment_ids = torch.tensor([segment["id"] for segment in kept], dtype=torch.int64)
     labels = torch.tensor([segment["category_id"] for segment in kept], dtype=torch.int64)
-    return panoptic_target(ids, segment_ids, labels)
+    target = panoptic_target(ids, segment_ids, labels)
+    return target._replace(valid=torch.isin(ids, segment_ids))
 
 
 def to_instances(target: MaskTarget) -> Instances:

@@ -76,8 +76,13 @@ class MaskFormerSemanticDatasetMapper:
         """Maps one sample in Detectron2's format.
 
         Returns:
-            The sample with ``image`` [3, H, W], uint8, ``sem_seg`` [H, W], int64, and ``instances``
-            (see :func:`to_instances`), without the label files' names.
+            The sample without the label files' names, and with
+
+            * ``image`` [3, H, W], uint8, and ``sem_seg`` [H, W], int64.
+            * ``instances``: see :func:`to_instances`.
+            * ``image_size``: height and width without the padding, right and bottom.
+            * ``valid`` [H, W], bool: the pixels that have a segment; in instance data, where not
+              every pixel has one, all but padding and what only a crowd covers.
 
         Raises:
             InputError: if a file or an annotation is bad.
@@ -85,13 +90,12 @@ class MaskFormerSemanticDatasetMapper:
         assert self.is_train, f"{type(self).__name__} serves training only"
         sample = copy.deepcopy(dataset_dict)
         tensors = augment(self._read(sample), self.tfm_gens)
+        size = tensors.image.shape[-2:]
         if self.size_divisibility > 0:
             tensors = pad_to(tensors, self.size_divisibility, self.ignore_label)
-        sample["image"] = tensors.image
         if tensors.sem_seg is not None:
             sample["sem_seg"] = tensors.sem_seg
-        sample["instances"] = to_instances(self._target(tensors, sample))
-        return sample
+        return _complete(sample, tensors.image, size, self._target(tensors, sample))
 
     def _read(self, sample: Sample) -> Arrays:
         _refuse_annotations(sample)
@@ -99,7 +103,8 @@ class MaskFormerSemanticDatasetMapper:
         return Arrays(image, _read_sem_seg(sample, image, self.num_classes, self.ignore_label))
 
     def _target(self, tensors: Tensors, sample: Sample) -> MaskTarget:
-        return semantic_target(tensors.sem_seg, self.ignore_label)
+        target = semantic_target(tensors.sem_seg, self.ignore_label)
+        return target._replace(valid=tensors.sem_seg != self.ignore_label)
 
 
 class MaskFormerPanopticDatasetMapper(MaskFormerSemanticDatasetMapper):
@@ -124,7 +129,8 @@ class MaskFormerInstanceDatasetMapper(MaskFormerSemanticDatasetMapper):
     """Instance training samples: one segment for each annotation that is no crowd.
 
     Annotations are Detectron2's, as its loader of COCO's JSON gives them: polygons or run lengths.
-    They are painted at the size of the image and augmented as masks.
+    They are painted at the size of the image and augmented as masks, and so are crowds, whose
+    pixels are not valid where they are nothing else.
     """
 
     @configurable
@@ -161,11 +167,12 @@ class MaskFormerInstanceDatasetMapper(MaskFormerSemanticDatasetMapper):
         found = _take(sample, "annotations")
         kept = annotations.paint(found, sample["file_name"], image.shape[:2], self.num_classes)
         sample["annotations"] = kept.annotations
-        return Arrays(image, masks=kept.masks)
+        return Arrays(image, masks=kept.masks, ignored=kept.ignored)
 
     def _target(self, tensors: Tensors, sample: Sample) -> MaskTarget:
         labels = [annotation["category_id"] for annotation in sample.pop("annotations")]
-        return instance_target(tensors.masks, torch.tensor(labels, dtype=torch.int64))
+        target = instance_target(tensors.masks, torch.tensor(labels, dtype=torch.int64))
+        return target._replace(valid=~tensors.ignored)
 
 
 class DETRPanopticDatasetMapper:
@@ -213,7 +220,8 @@ class DETRPanopticDatasetMapper:
 
         Returns:
             The sample with ``image`` [3, H, W] and, in training and if it has a panoptic map,
-            ``instances`` (see :func:`to_instances`).
+            ``instances``, ``image_size`` and ``valid``, as from
+            :class:`MaskFormerPanopticDatasetMapper`.
 
         Raises:
             InputError: if a file or an annotation is bad.
@@ -226,10 +234,10 @@ class DETRPanopticDatasetMapper:
         sample["image"] = tensors.image
         if not self.is_train:
             sample.pop("annotations", None)
-        if tensors.panoptic is not None:
-            target = segments_target(tensors.panoptic, sample["segments_info"])
-            sample["instances"] = to_instances(target)
-        return sample
+        if tensors.panoptic is None:
+            return sample
+        target = segments_target(tensors.panoptic, sample["segments_info"])
+        return _complete(sample, tensors.image, tensors.image.shape[-2:], target)
 
     def _draw_augmentations(self) -> Augmentations:
         if self.crop_gen is None or np.random.rand() > 0.5:
@@ -260,6 +268,18 @@ class EvaluationMapper:
         sample.pop("annotations", None)
         sample.pop("sem_seg_file_name", None)
         return sample
+
+
+def _complete(
+    sample: Sample, image: torch.Tensor, size: tuple[int, ...], target: MaskTarget
+) -> Sample:
+    """The sample with its image [3, H, W] and target; ``size`` is the image's before padding."""
+    sample["image"] = image
+    # Padding cuts what is larger.
+    sample["image_size"] = tuple(map(min, size, image.shape[-2:]))
+    sample["instances"] = to_instances(target)
+    sample["valid"] = target.valid
+    return sample
 
 
 def _read_sem_seg(

@@ -58,11 +58,35 @@ def test_crowds_and_what_has_no_pixel_are_left_out(caplog, monkeypatch):
     painted = paint([*others, kept], "a.jpg", SIZE)
     assert painted.annotations == [kept]
     assert painted.masks.shape == (1, *SIZE)
+    assert not painted.ignored.any()
     assert "annotation 1 of image a.jpg has no pixel" in caplog.text
 
 
+@pytest.mark.parametrize("segmentation", [[SQUARE], run_lengths(True), run_lengths(False)])
+def test_a_crowd_is_ignored_where_it_is_nothing_else(segmentation):
+    right = annotation([[4, 0, 8, 0, 8, 6, 4, 6]])
+    crowds = [annotation(segmentation, iscrowd=1), {"iscrowd": 1, "bbox": [0, 0, 9, 9]}]
+    crowds.append(annotation([[0, 5, 1, 5, 1, 6, 0, 6]], category=99, iscrowd=1))
+    painted = paint([*crowds, right], "a.jpg", SIZE, num_classes=3)
+    expected = square()
+    expected[:, 4:] = 0
+    expected[5, 0] = 1
+    assert painted.annotations == [right]
+    assert painted.ignored.dtype == np.uint8
+    assert np.array_equal(painted.ignored, expected)
+
+
+def test_a_bad_crowd_is_refused():
+    bad = annotation({"size": [8, 6], "counts": [48]}, iscrowd=1, id=5)
+    with pytest.raises(InputError, match=r"annotation 5 of image a.jpg .* image has \[6, 8\]"):
+        paint([bad], "a.jpg", SIZE)
+
+
 def test_no_annotation():
-    assert paint([], "a.jpg", SIZE).masks.shape == (0, *SIZE)
+    painted = paint([], "a.jpg", SIZE)
+    assert painted.masks.shape == (0, *SIZE)
+    assert painted.ignored.shape == SIZE
+    assert not painted.ignored.any()
 
 
 def test_a_polygon_is_cut_at_the_border():

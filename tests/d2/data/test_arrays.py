@@ -79,6 +79,16 @@ def test_padding_has_a_value_of_its_own_for_each_map():
     assert padded.image[0].tolist() == [[1, 1, 1, 128]] * 2 + [[128] * 4] * 2
     assert padded.sem_seg.tolist() == [[1, 1, 1, 255]] * 2 + [[255] * 4] * 2
     assert padded.panoptic.tolist() == [[1, 1, 1, 0]] * 2 + [[0] * 4] * 2
+    assert padded.ignored is None
+
+
+def test_padding_is_ignored_and_in_no_mask():
+    mask = torch.tensor([[True, False]])
+
+    padded = pad_to(Tensors(torch.ones(3, 1, 2), masks=mask[None], ignored=mask), 3, 255)
+
+    assert padded.masks.int().tolist() == [[[1, 0, 0], [0, 0, 0], [0, 0, 0]]]
+    assert padded.ignored.int().tolist() == [[1, 0, 1], [1, 1, 1], [1, 1, 1]]
 
 
 def test_padding_cuts_what_is_larger():
@@ -99,6 +109,7 @@ def test_crowds_are_no_targets_and_lost_segments_are(segments):
 
     assert target.labels.tolist() == [1, 2]
     assert target.masks.int().tolist() == [[[0, 0, 0]], [[0, 1, 0]]]
+    assert target.valid.int().tolist() == [[0, 1, 0]]
 
 
 def test_instances_hold_bare_masks():
@@ -112,8 +123,10 @@ def test_instances_hold_bare_masks():
 
 @pytest.mark.parametrize("segments_info", [[], [{"id": 1, "category_id": 0, "iscrowd": 1}]])
 def test_no_segments_are_float_masks(segments_info):
-    instances = to_instances(segments_target(torch.ones(2, 3, dtype=torch.int64), segments_info))
+    target = segments_target(torch.ones(2, 3, dtype=torch.int64), segments_info)
+    instances = to_instances(target)
 
+    assert not target.valid.any()
     assert instances.gt_classes.shape == (0,)
     assert instances.gt_classes.dtype == torch.int64
     assert instances.gt_masks.shape == (0, 2, 3)

@@ -26,6 +26,7 @@ from mask_former.d2.data.dataset_mappers import (
 from mask_former.d2.data.datasets import SemanticSet, register_all
 from mask_former.d2.errors import InputError
 
+TRAINING = {"image", "instances", "image_size", "valid"}
 KEYWORDS = {"augmentations": [], "image_format": "RGB", "ignore_label": 255}
 
 
@@ -64,7 +65,7 @@ def test_semantic_sample_without_augmentation(semantic_sample, image, labels):
     mapped = semantic_mapper(image_format="BGR")(semantic_sample)
 
     assert semantic_sample == before
-    assert set(mapped) == {"file_name", "width", "height", "image", "sem_seg", "instances"}
+    assert set(mapped) == TRAINING | {"file_name", "width", "height", "sem_seg"}
     assert (mapped["width"], mapped["height"]) == (40, 30)
     assert np.array_equal(mapped["image"].permute(1, 2, 0).numpy(), image[:, :, ::-1])
     assert np.array_equal(mapped["sem_seg"].numpy(), labels)
@@ -74,6 +75,8 @@ def test_semantic_sample_without_augmentation(semantic_sample, image, labels):
     assert instances.gt_classes.tolist() == [0, 1, 2]
     for label, mask in enumerate(instances.gt_masks):
         assert np.array_equal(mask.numpy(), labels == label)
+    assert mapped["image_size"] == (30, 40)
+    assert np.array_equal(mapped["valid"].numpy(), labels != 255)
 
 
 def test_semantic_sample_is_padded_to_a_side(semantic_sample, labels):
@@ -87,6 +90,11 @@ def test_semantic_sample_is_padded_to_a_side(semantic_sample, labels):
     assert mapped["instances"].image_size == (64, 64)
     assert mapped["instances"].gt_masks.sum() == (labels != 255).sum()
     assert (mapped["width"], mapped["height"]) == (40, 30)
+    assert mapped["image_size"] == (30, 40)
+    assert mapped["valid"].dtype == torch.bool
+    assert mapped["valid"].shape == (64, 64)
+    assert np.array_equal(mapped["valid"][:30, :40].numpy(), labels != 255)
+    assert mapped["valid"].sum() == (labels != 255).sum()
 
 
 def test_semantic_sample_larger_than_the_side_is_cut(semantic_sample, labels):
@@ -94,6 +102,15 @@ def test_semantic_sample_larger_than_the_side_is_cut(semantic_sample, labels):
 
     assert np.array_equal(mapped["sem_seg"].numpy(), labels[:16, :16])
     assert mapped["instances"].gt_masks.shape == (3, 16, 16)
+    assert mapped["image_size"] == (16, 16)
+    assert np.array_equal(mapped["valid"].numpy(), labels[:16, :16] != 255)
+
+
+def test_padding_of_one_side_while_the_other_is_cut(semantic_sample):
+    mapped = semantic_mapper(35)(semantic_sample)
+
+    assert mapped["image"].shape == (3, 35, 35)
+    assert mapped["image_size"] == (30, 35)
 
 
 def test_ignored_sample_has_no_segments(semantic_sample, save):
@@ -186,13 +203,25 @@ def test_panoptic_sample_without_augmentation(panoptic_sample, colors, segments)
     mapped = panoptic_mapper()(panoptic_sample)
 
     assert panoptic_sample == before
-    keys = {"file_name", "image_id", "width", "height", "segments_info", "image", "instances"}
-    assert set(mapped) == keys
+    assert set(mapped) == TRAINING | {"file_name", "image_id", "width", "height", "segments_info"}
     assert mapped["segments_info"] == segments
     assert mapped["instances"].gt_classes.tolist() == [2, 0]
     thing, stuff = mapped["instances"].gt_masks
     assert np.array_equal(thing.numpy(), colors[:, :, 0] == 2)
     assert np.array_equal(stuff.numpy(), colors[:, :, 0] == 1)
+    assert np.array_equal(mapped["valid"].numpy(), colors[:, :, 0] != 0)
+    assert mapped["image_size"] == (30, 40)
+
+
+def test_panoptic_void_and_crowds_and_padding_are_not_valid(panoptic_sample, segments):
+    segments[1]["iscrowd"] = 1
+
+    mapped = panoptic_mapper(48)({**panoptic_sample, "segments_info": segments})
+
+    expected = torch.zeros(48, 48, dtype=torch.bool)
+    expected[:30, 21:40] = True
+    assert torch.equal(mapped["valid"], expected)
+    assert mapped["image_size"] == (30, 40)
 
 
 def test_panoptic_sample_with_labels_has_both(panoptic_sample, save, labels):
@@ -245,7 +274,7 @@ def test_instance_sample_without_augmentation(instance_sample, image):
     mapped = instance_mapper(num_classes=2)(instance_sample)
 
     assert instance_sample == before
-    assert set(mapped) == {"file_name", "image_id", "width", "height", "image", "instances"}
+    assert set(mapped) == TRAINING | {"file_name", "image_id", "width", "height"}
     assert np.array_equal(mapped["image"].permute(1, 2, 0).numpy(), image)
     instances = mapped["instances"]
     assert instances.gt_classes.tolist() == [0, 1]
@@ -255,17 +284,29 @@ def test_instance_sample_without_augmentation(instance_sample, image):
     expected[0, :20, :10] = True
     expected[1, 5:, 5:] = True
     assert torch.equal(instances.gt_masks, expected)
+    assert mapped["valid"].all()  # the crowd is behind the first box
+    assert mapped["image_size"] == (30, 40)
 
 
 def test_instance_sample_is_augmented_and_padded_with_its_image(instance_sample):
     augmentations = [T.ResizeTransform(30, 40, 60, 80), T.HFlipTransform(80)]
 
-    instances = instance_mapper(96, augmentations=augmentations)(instance_sample)["instances"]
+    # Below the first box, and to a half behind the second.
+    crowd = [[0, 20, 10, 20, 10, 30, 0, 30]]
+    instance_sample["annotations"][2]["segmentation"] = crowd
 
+    mapped = instance_mapper(96, augmentations=augmentations)(instance_sample)
+
+    instances = mapped["instances"]
     expected = torch.zeros(2, 96, 96, dtype=torch.bool)
     expected[0, :40, 60:80] = True
     expected[1, 10:60, :70] = True
     assert torch.equal(instances.gt_masks, expected)
+    assert mapped["image_size"] == (60, 80)
+    expected = torch.zeros(96, 96, dtype=torch.bool)
+    expected[:60, :80] = True
+    expected[40:60, 70:80] = False
+    assert torch.equal(mapped["valid"], expected)
 
 
 def test_instances_that_a_crop_removes_are_gone(instance_sample):
@@ -280,9 +321,10 @@ def test_instances_that_a_crop_removes_are_gone(instance_sample):
 def test_instance_sample_without_instances(instance_sample):
     for annotations in ([], [{"iscrowd": 1}]):
         instance_sample["annotations"] = annotations
-        instances = instance_mapper(64)(instance_sample)["instances"]
-        assert instances.gt_masks.shape == (0, 64, 64)
-        assert instances.gt_classes.dtype == torch.int64
+        mapped = instance_mapper(64)(instance_sample)
+        assert mapped["instances"].gt_masks.shape == (0, 64, 64)
+        assert mapped["instances"].gt_classes.dtype == torch.int64
+        assert mapped["valid"].sum() == 30 * 40  # background is known
 
 
 def test_instance_mapper_from_a_configuration(cfg, instance_sample):
@@ -373,6 +415,8 @@ def test_detr_sample(panoptic_sample, colors):
     assert "sem_seg" not in mapped
     assert mapped["instances"].image_size == (30, 40)
     assert np.array_equal(mapped["instances"].gt_masks[0].numpy(), colors[:, :, 0] == 2)
+    assert mapped["image_size"] == (30, 40)
+    assert np.array_equal(mapped["valid"].numpy(), colors[:, :, 0] != 0)
 
 
 def test_detr_sample_without_a_panoptic_map_has_no_instances(semantic_sample):
