@@ -22,6 +22,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer
 from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
+from mask_former.d2.inference import optimize_for_inference
 from mask_former.d2.trainer import Trainer
 
 
@@ -59,7 +60,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     lacks_cuda = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
     if lacks_cuda or args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
-        cfg.SOLVER.AMP.ENABLED = False  # Detectron2's mixed precision needs CUDA
+        if cfg.SOLVER.AMP.DTYPE == "float16":  # many times slower than float32 on a CPU
+            cfg.SOLVER.AMP.ENABLED = False
     cfg.freeze()
     default_setup(cfg, args)
     rank = comm.get_rank()
@@ -94,6 +96,7 @@ def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> 
     model = Trainer.build_model(cfg)
     checkpointer = MaskFormerCheckpointer(model, save_dir=cfg.OUTPUT_DIR, options=options)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    optimize_for_inference(model)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_TTA(cfg, model))

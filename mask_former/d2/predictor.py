@@ -1,15 +1,24 @@
 """A model that takes pictures: Detectron2's predictor with our builders and our checkpointer."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.engine import DefaultPredictor
+from torch import nn
 
 from mask_former.d2.build import build_model
 from mask_former.d2.checkpoint import MaskFormerCheckpointer
 from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.inference import optimize_for_inference
+
+Sample = dict[str, Any]
+Result = dict[str, Any]
 
 
 class Predictor(DefaultPredictor):
@@ -18,11 +27,89 @@ class Predictor(DefaultPredictor):
     def __init__(self, cfg: CfgNode) -> None:
         """Not Detectron2's, which would build and load the model in its own way."""
         self.cfg = cfg.clone()
-        self.model = build_model(self.cfg).eval()
+        self.model = build_model(self.cfg)
         MaskFormerCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        optimize_for_inference(self.model)
         side = cfg.INPUT.MIN_SIZE_TEST
         self.aug = T.ResizeShortestEdge([side, side], cfg.INPUT.MAX_SIZE_TEST)
         self.input_format = cfg.INPUT.FORMAT
+
+    def __call__(self, picture: np.ndarray) -> Result:
+        """The result of one picture [H, W, 3]; BGR, uint8."""
+        return next(self.predict([picture]))
+
+    def predict(self, pictures: Iterable[np.ndarray], batch_size: int = 1) -> Iterator[Result]:
+        """The results of many pictures [H, W, 3] (BGR, uint8) of any sizes, in their order.
+
+        Args:
+            pictures: read as they are needed, see :func:`predict_batched`.
+            batch_size: pictures that go through the model together, at most.
+        """
+        return predict_batched(self.model, map(self._sample, pictures), batch_size)
+
+    def _sample(self, picture: np.ndarray) -> Sample:
+        """What the model takes: the picture in its order of channels, resized."""
+        height, width = picture.shape[:2]
+        if self.input_format == "RGB":
+            picture = picture[:, :, ::-1]
+        resized = self.aug.get_transform(picture).apply_image(picture)
+        image = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
+        return {"image": image, "height": height, "width": width}
+
+
+def predict_batched(
+    model: nn.Module, samples: Iterable[Sample], batch_size: int, window: int | None = None
+) -> Iterator[Result]:
+    """Results of many images of different sizes, each the one that the image has alone.
+
+    Images that are padded to the same size share a batch: none sees more padding than alone.
+
+    Args:
+        model: in evaluation mode; its ``size_divisibility``, or its backbone's, tells the padding.
+        samples: what the model takes for an image each; read a window at a time.
+        batch_size: images in a batch, at most; at least 1.
+        window: images among which batches are formed; so many results may wait for their turn.
+            Default: four batches.
+
+    Yields:
+        What the model gives for an image, in the order of the samples.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    rest = iter(samples)
+    while chunk := list(islice(rest, window or 4 * batch_size)):
+        yield from _predict_window(model, chunk, batch_size)
+
+
+def _predict_window(model: nn.Module, samples: list[Sample], batch_size: int) -> Iterator[Result]:
+    results: dict[int, Result] = {}
+    batches = iter(_batches(samples, batch_size, _divisor(model)))
+    for index in range(len(samples)):
+        while index not in results:
+            batch = next(batches)
+            with torch.no_grad():
+                found = model([samples[i] for i in batch])
+            results.update(zip(batch, found, strict=True))
+        yield results.pop(index)
+
+
+def _batches(samples: list[Sample], batch_size: int, divisor: int) -> list[list[int]]:
+    """Indices that share a batch, sorted by the first of each."""
+    groups = defaultdict(list)
+    for index, sample in enumerate(samples):
+        size = sample["image"].shape[-2:]
+        groups[tuple(-(-side // divisor) for side in size)].append(index)
+    return sorted(
+        group[start : start + batch_size]
+        for group in groups.values()
+        for start in range(0, len(group), batch_size)
+    )
+
+
+def _divisor(model: nn.Module) -> int:
+    """Of padded sizes; Detectron2's ``SemanticSegmentor`` takes its backbone's."""
+    holder = model if hasattr(model, "size_divisibility") else model.backbone
+    return max(1, holder.size_divisibility)
 
 
 def load_predictor(config_file: str, weights: str, opts: Sequence[str] = ()) -> Predictor:

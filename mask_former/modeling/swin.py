@@ -98,7 +98,7 @@ class WindowAttention(nn.Module):
             query,
             key,
             value,
-            attn_mask=bias.flatten(0, 1).to(query.dtype),
+            attn_mask=bias.flatten(0, 1)[None].to(query.dtype),  # four axes, or it is not fused
             dropout_p=self.attention_dropout if self.training else 0.0,
             scale=self.scale,
         )  # [*, n * heads, N, C / heads]

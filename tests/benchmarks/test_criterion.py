@@ -20,14 +20,20 @@ def test_memory_is_the_peak_above_the_start():
     assert measure.peak_mib(work) == pytest.approx(5, abs=0.01)
 
 
-def test_table_and_json(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("method", criterion.METHODS)
+def test_table_and_json(tmp_path, capsys, monkeypatch, method):
     tiny = criterion.Shape(
         images=2, height=64, width=48, segments=3, classes=4, queries=6, layers=2, channels=8
     )
     monkeypatch.setitem(criterion.SHAPES, "coco", tiny)
     path = tmp_path / "figures.json"
-    criterion.main(["--shapes", "coco", "--pairs", "2", "--threads", "1", "--json", str(path)])
+    options = ["--pairs", "2", "--threads", "1", "--json", str(path)]
+    criterion.main(["--shapes", "coco", "--methods", method, *options])
     (row,) = json.loads(path.read_text())
-    assert row["largest difference"] < 1e-5
+    assert (row["shape"], row["method"]) == ("coco", method)
+    if method == "points":
+        assert row["largest difference"] is None
+    else:
+        assert row["largest difference"] < 1e-5
     assert min(row["time ratio"], row["memory ratio"], row["ours ms"], row["ours MiB"]) > 0
     assert "coco" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import torch
 from mask_former.d2.build import build_model
 from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
-from mask_former.d2.predictor import load_predictor
+from mask_former.d2.predictor import load_predictor, predict_batched
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml")
@@ -44,6 +44,100 @@ def test_result_is_the_models_on_the_resized_picture(weights):
         (expected,) = model([{"image": rgb, "height": 60, "width": 90}])
     torch.testing.assert_close(result["sem_seg"], expected["sem_seg"])
     assert torch.equal(result["panoptic_seg"][0], expected["panoptic_seg"][0])
+
+
+SIZES = [(60, 90), (33, 40), (64, 96), (60, 90), (50, 70), (40, 33), (64, 65), (60, 90)]
+"""Height and width: three of the first; padded to multiples of 32, six as the first."""
+
+
+def samples():
+    """One a size, with a result of another size for every other."""
+    random = np.random.RandomState(0)
+    for i, (height, width) in enumerate(SIZES):
+        image = torch.from_numpy(random.randint(0, 256, (3, height, width), np.uint8))
+        yield {"image": image} | ({"height": 50, "width": 45} if i % 2 else {})
+
+
+class Watched(torch.nn.Module):
+    """The model, and the sizes of the batches that it has seen."""
+
+    def __init__(self, model, size_divisibility):
+        super().__init__()
+        self.model, self.batches = model, []
+        model.size_divisibility = self.size_divisibility = size_divisibility
+
+    def forward(self, batch):
+        self.batches.append([tuple(x["image"].shape[-2:]) for x in batch])
+        return self.model(batch)
+
+
+def assert_same(found, expected):
+    """Scores within float noise; panoptic segments the same but for pixels that hang by a hair."""
+    torch.testing.assert_close(found["sem_seg"], expected["sem_seg"], atol=1e-5, rtol=1e-4)
+    (segments, infos), (other, other_infos) = found["panoptic_seg"], expected["panoptic_seg"]
+    assert infos == other_infos
+    assert (segments != other).float().mean() < 0.001
+
+
+@pytest.mark.parametrize("divisor", [32, 0])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_each_image_of_a_batch_has_the_result_it_has_alone(weights, divisor, batch_size):
+    model = Watched(weights[1], divisor)
+    with torch.no_grad():
+        expected = [model.model([sample])[0] for sample in samples()]
+    results = list(predict_batched(model, samples(), batch_size, window=8))
+    for found, alone in zip(results, expected, strict=True):
+        assert_same(found, alone)
+    assert sorted(size for batch in model.batches for size in batch) == sorted(SIZES)
+    assert max(map(len, model.batches)) == {1: 1, 3: 3, 8: 6 if divisor else 3}[batch_size]
+
+
+def test_images_are_read_a_window_at_a_time(weights):
+    read = []
+
+    def watched():
+        for sample in samples():
+            read.append(sample)
+            yield sample
+
+    results = predict_batched(weights[1], watched(), batch_size=2, window=3)
+    assert not read
+    next(results)
+    assert len(read) == 3
+    assert len(list(results)) == 7
+    assert len(read) == 8
+
+
+def test_no_image_has_no_result(weights):
+    assert list(predict_batched(weights[1], [], batch_size=2)) == []
+
+
+def test_a_batch_of_nothing_is_refused(weights):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        next(predict_batched(weights[1], samples(), 0))
+
+
+def test_pictures_together_are_as_alone(weights):
+    predictor = load_predictor(TINY, weights=weights[0], opts=["INPUT.MIN_SIZE_TEST", "60"])
+    pictures = [picture(), picture()[:, :70], picture()[:, ::-1]]
+    results = list(predictor.predict(pictures, batch_size=3))
+    for image, found in zip(pictures, results, strict=True):
+        assert_same(found, predictor(image))
+        assert found["sem_seg"].shape[-2:] == image.shape[:2]
+
+
+def test_the_padding_of_detectron2s_semantic_segmentor(weights):
+    """Its backbone has the divisor; here none, so that sizes must be equal."""
+    cfg = get_mask_former_cfg()
+    merge_yaml(cfg, TINY)
+    head = ["MODEL.SEM_SEG_HEAD.NAME", "PerPixelBaselineHead"]
+    merge_opts(cfg, ["MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "SemanticSegmentor", *head])
+    cfg.MODEL.MASK_FORMER.VALID_MASK = False
+    model = build_model(cfg).eval()
+    with torch.no_grad():
+        expected = [model([sample])[0]["sem_seg"] for sample in samples()]
+    for found, alone in zip(predict_batched(model, samples(), 8), expected, strict=True):
+        torch.testing.assert_close(found["sem_seg"], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_the_lines_of_the_readme(weights, tmp_path, monkeypatch):

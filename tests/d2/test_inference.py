@@ -1,0 +1,42 @@
+"""Models made faster for evaluation: the same results, without norms."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
+
+from mask_former.d2.build import build_model
+from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.inference import optimize_for_inference
+
+CONFIG = "configs/shapes/maskformer_panoptic_tiny.yaml"
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
+def test_results_stay(norm: str) -> None:
+    cfg = get_mask_former_cfg()
+    merge_yaml(cfg, CONFIG)
+    merge_opts(cfg, ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", norm])
+    torch.manual_seed(0)
+    model = build_model(cfg).double().eval()
+    for module in model.modules():
+        if isinstance(module, (FrozenBatchNorm2d, nn.BatchNorm2d)):
+            for values in (module.weight, module.bias, module.running_mean):
+                nn.init.normal_(values)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    images = [
+        {"image": torch.randint(256, (3, 64, 90))},
+        {"image": torch.randint(256, (3, 50, 70))},
+    ]
+    faster = optimize_for_inference(copy.deepcopy(model))
+    with torch.no_grad():
+        for mine, expected in zip(faster(images), model(images), strict=True):
+            torch.testing.assert_close(mine["sem_seg"], expected["sem_seg"])
+            assert torch.equal(mine["panoptic_seg"][0], expected["panoptic_seg"][0])
+    norms = [type(module).__name__ for module in faster.modules() if "Norm2d" in str(type(module))]
+    assert norms == []
+    assert not faster.training
+    weights = [p for p in faster.backbone.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
