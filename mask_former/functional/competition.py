@@ -60,7 +60,8 @@ def compete(candidates: Candidates, overlap_threshold: float) -> Contest:
     _, scores, masks, _ = candidates
     owner = scores.new_empty(masks.size, dtype=torch.int32)
     areas = torch.zeros(2, len(scores), dtype=torch.int64, device=scores.device)
-    for start, stop in bands(masks.size, masks.number + 2, 1, scores.device):
+    # Beside the masks a band holds their maximum, the owners and ones, the latter twice as wide.
+    for start, stop in bands(masks.size, masks.number + 5, 1, scores.device):
         areas += _compete_in_band(candidates, start, owner[start:stop])
     area, original_area = areas
     # The ratio is taken as the original takes it, in double precision.

@@ -173,8 +173,7 @@ def _lookup(owner: Tensor, segment_of_query: Sequence[int]) -> Tensor:
     table = torch.tensor(segment_of_query, dtype=torch.int32).to(owner.device, non_blocking=True)
     height, width = owner.shape
     for start, stop in bands((height, width), 1, 1, owner.device):
-        ids = table.index_select(0, owner[start:stop].flatten())
-        owner[start:stop] = ids.view(-1, width)
+        owner[start:stop] = table.index_select(0, owner[start:stop].flatten()).view(-1, width)
     return owner
 
 

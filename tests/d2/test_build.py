@@ -396,7 +396,10 @@ def test_channels_last_is_the_same(backbone):
 
 def test_compiled_is_the_same():
     """By the compiler that users have; without a C++ compiler this fails, and rightly so."""
-    model = assert_alike({f"{MASK_FORMER}.DEC_LAYERS": 1}, {"MODEL.COMPILE": True})
+    features = (f"{HEAD}.IN_FEATURES", "MODEL.RESNETS.OUT_FEATURES")
+    small = {key: ["res2"] for key in features}
+    small |= {f"{MASK_FORMER}.DEC_LAYERS": 1, f"{MASK_FORMER}.TRANSFORMER_IN_FEATURE": "res2"}
+    model = assert_alike(small, {"MODEL.COMPILE": True})
     assert model.backbone._compiled_call_impl is not None
     assert model.sem_seg_head._compiled_call_impl is not None
 
