@@ -13,6 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from mask_former.d2.errors import InputError
+
 _NORMS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -43,11 +45,54 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     solver = cfg.SOLVER
     groups = list(_parameter_groups(solver, model))
     if solver.OPTIMIZER == "ADAMW":
-        return _with_clipping(cfg, torch.optim.AdamW)(groups, solver.BASE_LR)
+        return _adamw(cfg, groups)
     if solver.OPTIMIZER == "SGD":
         sgd = _with_clipping(cfg, torch.optim.SGD)
         return sgd(groups, solver.BASE_LR, momentum=solver.MOMENTUM)
     raise NotImplementedError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; give ADAMW or SGD")
+
+
+def mixed_precision(cfg: CfgNode) -> torch.dtype | None:
+    """The type that ``SOLVER.AMP`` asks for; None for float32 alone.
+
+    Raises:
+        InputError: ``SOLVER.AMP.DTYPE`` is neither float16 nor bfloat16.
+    """
+    dtypes = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    amp = cfg.SOLVER.AMP
+    if not amp.ENABLED:
+        return None
+    if amp.DTYPE not in dtypes:
+        raise InputError(f"SOLVER.AMP.DTYPE is {amp.DTYPE!r}; give {' or '.join(dtypes)}")
+    return dtypes[amp.DTYPE]
+
+
+def _adamw(cfg: CfgNode, groups: list[dict[str, Any]]) -> Optimizer:
+    """Fused where torch can: with a group a parameter, ``foreach`` has nothing to bundle."""
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    adamw = _with_clipping(cfg, torch.optim.AdamW)
+    optimizer = adamw(groups, cfg.SOLVER.BASE_LR, fused=fused or None)
+    if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+        # Or a GradScaler leaves it to the fused step to unscale, which is too late to clip.
+        optimizer._step_supports_amp_scaling = False
+    optimizer.register_load_state_dict_pre_hook(_computed_as_built)
+    optimizer.register_load_state_dict_post_hook(_laid_out_as_parameters)
+    return optimizer
+
+
+def _computed_as_built(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Fused or not is this run's choice; torch would take that of the run that wrote the state."""
+    ours = {name: optimizer.defaults[name] for name in ("foreach", "fused")}
+    return state_dict | {"param_groups": [group | ours for group in state_dict["param_groups"]]}
+
+
+def _laid_out_as_parameters(optimizer: Optimizer) -> None:
+    """The fused step on a CPU pairs values by their place in memory, so channels_last matters."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _parameter_groups(solver: CfgNode, model: nn.Module) -> Iterator[dict[str, Any]]:
@@ -86,7 +131,7 @@ def _with_clipping(cfg: CfgNode, optimizer_class: type[Optimizer]) -> type[Optim
 def _clipping_full_model(optimizer_class: type[Optimizer], max_norm: float) -> type[Optimizer]:
     """An optimizer whose step first limits the L2 norm of all gradients together.
 
-    ``CLIP_GRADIENTS.NORM_TYPE`` is not read, as published. A GradScaler unscales before the step.
+    ``CLIP_GRADIENTS.NORM_TYPE`` is not read, as published.
     """
 
     class FullModelClipping(optimizer_class):

@@ -32,7 +32,8 @@ from mask_former.d2.data.dataset_mappers import (
 )
 from mask_former.d2.errors import InputError
 from mask_former.d2.evaluation import build_evaluator, choose_evaluators
-from mask_former.d2.solver import build_lr_scheduler, build_optimizer
+from mask_former.d2.mixed_precision import MixedPrecisionTrainer
+from mask_former.d2.solver import build_lr_scheduler, build_optimizer, mixed_precision
 from mask_former.d2.tta import SemanticSegmentorWithTTA
 
 _MAPPERS = {
@@ -135,12 +136,17 @@ class Trainer(DefaultTrainer):
             cfg: the whole configuration.
 
         Raises:
-            InputError: the model cannot be evaluated on DATASETS.TEST, said before it is trained.
+            InputError: the model cannot be evaluated on DATASETS.TEST, said before it is trained;
+                or SOLVER.AMP.DTYPE is unknown.
         """
         for name in cfg.DATASETS.TEST:
             with contextlib.suppress(NotImplementedError):  # of which Detectron2 will speak
                 choose_evaluators(cfg, name)
-        super().__init__(cfg)
+        dtype = mixed_precision(cfg)
+        super().__init__(cfg if dtype is None else _without_mixed_precision(cfg))
+        if dtype is not None:
+            self.cfg.SOLVER.AMP.ENABLED = True
+            self._trainer = MixedPrecisionTrainer(self._trainer, dtype)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, saving with our checkpointer, also when training fails."""
@@ -162,6 +168,14 @@ class Trainer(DefaultTrainer):
             self._trainer.load_state_dict(state_dict["_trainer"])
         else:
             _logger.warning("The checkpoint has no optimizer state: the optimizer starts anew")
+
+
+def _without_mixed_precision(cfg: CfgNode) -> CfgNode:
+    """So that Detectron2 makes its plain loop, which ours then takes over."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.AMP.ENABLED = False
+    return cfg
 
 
 class CheckpointOnFailure(HookBase):

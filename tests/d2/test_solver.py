@@ -11,7 +11,8 @@ from torch import nn
 
 from mask_former.d2.build import build_model
 from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
-from mask_former.d2.solver import build_lr_scheduler, build_optimizer
+from mask_former.d2.errors import InputError
+from mask_former.d2.solver import build_lr_scheduler, build_optimizer, mixed_precision
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -139,6 +140,109 @@ def test_clipping_gives_the_loss_of_a_closure():
     model = TwoNumbers()
     optimizer = build_optimizer(sgd_config("full_model", 1.0), model)
     assert optimizer.step(lambda: torch.tensor(7.0)) == 7.0
+
+
+@pytest.mark.parametrize("clipping", ["full_model", "norm"])
+def test_clipping_of_fused_steps_sees_gradients_that_are_no_longer_scaled(clipping):
+    """Also in the loop of somebody else, who leaves it to the scaler to unscale."""
+    model, cfg = TwoNumbers(), sgd_config(clipping, 100.0)
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    optimizer = build_optimizer(cfg, model)
+    assert optimizer.defaults["fused"]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(model.loss()).backward()
+    scaler.step(optimizer)
+    assert [model.a.grad.item(), model.b.grad.item()] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("opts", "expected"),
+    [
+        ((), None),
+        (("SOLVER.AMP.DTYPE", "int8"), None),  # nothing reads it
+        (("SOLVER.AMP.ENABLED", True), torch.float16),
+        (("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16"), torch.bfloat16),
+    ],
+)
+def test_mixed_precision(opts, expected):
+    assert mixed_precision(config(*opts)) == expected
+
+
+def test_unknown_precision():
+    with pytest.raises(InputError, match=r"AMP\.DTYPE is 'int8'; give float16 or bfloat16"):
+        mixed_precision(config("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "int8"))
+
+
+class Convolution(nn.Module):
+    """Whose weight and gradient are in channels_last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+        self.images = torch.randn(5, 2, 3, 6, 6)
+
+    def steps(self, optimizer: torch.optim.Optimizer, iterations: range) -> torch.Tensor:
+        """The weight after some iterations."""
+        for i in iterations:
+            optimizer.zero_grad()
+            self.conv(self.images[i]).square().mean().backward()
+            optimizer.step()
+        return self.conv.weight.detach().clone()
+
+
+def plain_adamw(model: nn.Module) -> torch.optim.Optimizer:
+    """As the fused one, but from torch alone and not fused."""
+    groups = [{"params": [parameter]} for parameter in model.parameters()]
+    return torch.optim.AdamW(groups, 0.1, weight_decay=0.05, fused=False)
+
+
+def fused_adamw(model: nn.Module) -> torch.optim.Optimizer:
+    cfg = config("SOLVER.BASE_LR", 0.1, "SOLVER.WEIGHT_DECAY", 0.05)
+    return build_optimizer(cfg, model)
+
+
+def aged(state: dict) -> dict:
+    """As torch 1.9 and other layouts wrote it: whole steps, no implementation, plain strides."""
+    groups = [
+        {k: v for k, v in group.items() if k not in ("fused", "foreach")}
+        for group in state["param_groups"]
+    ]
+    moments = {
+        index: {"step": int(entry["step"])}
+        | {name: entry[name].contiguous() for name in ("exp_avg", "exp_avg_sq")}
+        for index, entry in state["state"].items()
+    }
+    return {"state": moments, "param_groups": groups}
+
+
+@pytest.mark.parametrize("writer", [plain_adamw, fused_adamw])
+@pytest.mark.parametrize("reader", [plain_adamw, fused_adamw])
+@pytest.mark.parametrize("age", [dict, aged])
+def test_states_of_fused_and_plain_steps_are_alike(writer, reader, age):
+    whole, first, second = Convolution(), Convolution(), Convolution()
+    expected = whole.steps(plain_adamw(whole), range(5))
+    optimizer = writer(first)
+    first.steps(optimizer, range(3))
+    state = age(optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    resumed = reader(second)
+    resumed.load_state_dict(state)
+    if reader is fused_adamw:
+        assert all(group["fused"] for group in resumed.param_groups)
+        weights = second.steps(resumed, range(3, 5))
+        torch.testing.assert_close(weights, expected)
+    elif age is dict:
+        weights = second.steps(resumed, range(3, 5))
+        torch.testing.assert_close(weights, expected)
+    else:
+        # torch's own reader takes them too.
+        assert all(float(entry["step"]) == 3 for entry in resumed.state.values())
+
+
+def test_it_is_not_fused_where_torch_cannot():
+    model = Model().to("meta")
+    assert build_optimizer(config(), model).defaults["fused"] is None
 
 
 def schedule(max_iter: int, *opts: object) -> tuple[torch.optim.Optimizer, object]:

@@ -137,6 +137,29 @@ def test_resumes_with_everything(cfg):
     assert saved(cfg)["trainer"]["iteration"] == 4
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mixed_precision(cfg, dtype):
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = True, dtype
+    trainer = Trainer(cfg)
+    assert trainer.cfg.SOLVER.AMP.ENABLED
+    trainer.train()
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trainer.model.parameters())
+    scale = saved(cfg)["trainer"]["_trainer"].get("grad_scaler", {}).get("scale")
+    assert (scale is None) == (dtype == "bfloat16")
+    cfg.SOLVER.MAX_ITER = 4
+    again = resumed(cfg)
+    if scale is not None:
+        assert again._trainer.grad_scaler.get_scale() == scale
+    again.train()
+    assert saved(cfg)["trainer"]["iteration"] == 3
+
+
+def test_unknown_precision_is_told_before_the_model_is_built(cfg):
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = True, "half"
+    with pytest.raises(InputError, match=r"SOLVER\.AMP\.DTYPE is 'half'"):
+        Trainer(cfg)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_checkpoint_on_failure_in_an_iteration(cfg, log, error):
     trainer = Trainer(cfg)
