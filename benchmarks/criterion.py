@@ -15,17 +15,15 @@ threads that wait for each other burn the core that the other one needs.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 
 from benchmarks import reference
-from benchmarks.measure import compare
+from benchmarks.measure import add_arguments, compare, report
 from mask_former.functional.mask_losses import matched_mask_losses
 from mask_former.functional.matching import Matches, bipartite_matching
 from mask_former.functional.points import PointOptions
@@ -65,9 +63,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="default: all")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
-    add("--pairs", type=int, default=5, help="timed pairs; default: %(default)s")
-    add("--threads", type=int, default=2, help="of torch; default: %(default)s")
-    add("--json", metavar="FILE", help="also write the figures")
+    add_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -76,11 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
     rows = [measure(shape, method, args.pairs) for shape in args.shapes for method in args.methods]
-    print(f"{args.threads} threads, {args.pairs} interleaved pairs, {torch.__version__}")
-    print(tabulate(rows, headers="keys", floatfmt=".3f"))
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
+    report(rows, args)
 
 
 def measure(shape: str, method: str, pairs: int) -> dict[str, str | float | None]:

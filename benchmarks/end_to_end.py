@@ -25,16 +25,14 @@ format as each has it or both channels last. measure.py has the protocol. The wo
 
 import argparse
 import itertools
-import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tabulate import tabulate
 
 from benchmarks.criterion import Shape, random_targets
-from benchmarks.measure import Work, compare
+from benchmarks.measure import Work, add_arguments, compare, report
 from benchmarks.sides import (
     CLASSES,
     DTYPES,
@@ -66,9 +64,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--train", action="store_true", help="training steps of two images, not inference")
     add("--channels-last", action="store_true", help="on both sides; default: as each has it")
     add("--size", type=int, default=512, help="side of the images; default: %(default)s")
-    add("--pairs", type=int, default=5, help="timed pairs; default: %(default)s")
-    add("--threads", type=int, default=2, help="of torch; default: %(default)s")
-    add("--json", metavar="FILE", help="also write the figures")
+    add_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -84,12 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for row in measure(setting, args.pairs):
             print(row, flush=True)
             rows.append(row)
-    print(f"{args.threads} threads, {args.pairs} interleaved pairs, {versions()}")
-    print(tabulate(rows, headers="keys", floatfmt=".3f"))
+    report(rows, args, versions())
     print(summary(rows))
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
 
 
 def check_transformers() -> None:
@@ -108,7 +100,7 @@ def versions() -> str:
     import transformers
 
     where = torch.cuda.get_device_name() if device().type == "cuda" else "CPU"
-    return f"torch {torch.__version__}, transformers {transformers.__version__}, {where}"
+    return f"transformers {transformers.__version__}, {where}"
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:

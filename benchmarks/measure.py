@@ -5,13 +5,16 @@ machine that others use slows down alike. Memory is the peak of live tensor byte
 profiler sees, less those at the start: allocations, not resident memory.
 """
 
+import argparse
 import gc
+import json
 import statistics
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from tabulate import tabulate
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -31,6 +34,23 @@ class Comparison(NamedTuple):
     def memory_ratio(self) -> float:
         """Peak of ours over peak of the reference."""
         return self.ours_mib / self.reference_mib
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every comparison takes on its command line."""
+    add = parser.add_argument
+    add("--pairs", type=int, default=5, help="timed pairs; default: %(default)s")
+    add("--threads", type=int, default=2, help="of torch; default: %(default)s")
+    add("--json", metavar="FILE", help="also write the figures")
+
+
+def report(rows: Sequence[dict[str, Any]], args: argparse.Namespace, versions: str = "") -> None:
+    """Prints the table of the rows, and writes them where the command line says so."""
+    print(f"{args.threads} threads, {args.pairs} interleaved pairs, torch {torch.__version__}")
+    print(f"{versions}\n" * bool(versions) + tabulate(rows, headers="keys", floatfmt=".3f"))
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(rows, file, indent=1)
 
 
 def compare(ours: Work, reference: Work, pairs: int) -> Comparison:

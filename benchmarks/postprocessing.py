@@ -14,7 +14,6 @@ reference holds at once, would exceed the memory budget, it is not measured, sho
 """
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,12 +23,11 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from benchmarks import reference
-from benchmarks.measure import compare, peak_mib, seconds
+from benchmarks.measure import add_arguments, compare, peak_mib, report, seconds
 from mask_former.functional import resampling
 from mask_former.functional.inference import panoptic_inference, semantic_inference
 from mask_former.functional.resampling import lazy_masks
@@ -80,10 +78,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="default: all")
     add("--results", nargs="+", choices=RESULTS, default=list(RESULTS), help="default: all")
-    add("--pairs", type=int, default=5, help="timed pairs; default: %(default)s")
-    add("--threads", type=int, default=2, help="of torch; default: %(default)s")
+    add_arguments(parser)
     add("--budget", type=float, default=12, help="of memory, in GiB; default: %(default)s")
-    add("--json", metavar="FILE", help="also write the figures")
     return parser.parse_args(argv)
 
 
@@ -95,11 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, result in product(args.shapes, args.results):
         rows.append({"shape": name, "result": result})
         rows[-1] |= measure(SHAPES[name], result, args.pairs, args.budget * 2**30)
-    print(f"{args.threads} threads, {args.pairs} interleaved pairs, {torch.__version__}")
-    print(tabulate(rows, headers="keys", floatfmt=".3f"))
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
+    report(rows, args)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ _PUBLIC = {
     "MaskFormerInstanceDatasetMapper": "mask_former.d2.data.dataset_mappers",
     "DETRPanopticDatasetMapper": "mask_former.d2.data.dataset_mappers",
     "SemanticSegmentorWithTTA": "mask_former.d2.tta",
+    "optimize_for_inference": "mask_former.d2.inference",
     "predict_batched": "mask_former.d2.predictor",
 }
 """Public name to the module that holds it."""
