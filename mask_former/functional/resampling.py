@@ -195,6 +195,8 @@ def reading_is_free(device: torch.device) -> bool:
 
 CACHED = 2**21
 """Elements of a band on a CPU, so that it stays in the cache."""
+SMALLEST = 2**15
+"""Below, what takes the time is calling operators; a band of 128 KiB hurts nobody."""
 LAUNCHED = 2**24
 """Elements of a band on an accelerator, so that launching kernels is not what takes the time."""
 
@@ -207,13 +209,14 @@ def bands(
     Args:
         size: of the result.
         channels: of the maps that a band goes through.
-        result_channels: of the result; on a CPU a band has up to a tenth of its elements.
+        result_channels: of the result; on a CPU a band has up to a tenth of its elements, but for small
+            results.
         device: of the maps.
     """
     height, width = size
     elements = LAUNCHED
     if device.type == "cpu":
-        elements = min(CACHED, result_channels * height * width // 10)
+        elements = min(CACHED, max(SMALLEST, result_channels * height * width // 10))
     rows = max(elements // max(channels * width, 1), 1)
     for start in range(0, height, rows):
         yield start, min(start + rows, height)

@@ -386,8 +386,8 @@ def test_memory_is_little_above_the_result():
     class_logits = torch.randn(40, 20, generator=g)
     class_logits[:, -1] += 9
     class_logits[:6, 3] += 18
-    embeds = torch.randn(40, 8, generator=g), torch.randn(8, 96, 64, generator=g)
-    output = (384, 256)
+    embeds = torch.randn(40, 8, generator=g), torch.randn(8, 192, 128, generator=g)
+    output = (768, 512)
     masks = lazy_masks(*embeds, output, output)
     pixels = output[0] * output[1]
     scores = peak_mib(lambda: semantic_inference(class_logits, masks))

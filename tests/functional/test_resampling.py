@@ -106,10 +106,14 @@ def test_logits_that_are_given_are_not_overwritten():
 def test_bands_cover_all_rows_once_and_keep_to_their_size(monkeypatch):
     for cached, height in ((1, 5), (100, 7), (10**6, 40)):
         monkeypatch.setattr(resampling, "CACHED", cached)
+        monkeypatch.setattr(resampling, "SMALLEST", 1)
         found = list(bands((height, 10), 3, 20, torch.device("cpu")))
         assert [y for start, stop in found for y in range(start, stop)] == list(range(height))
         most = max(stop - start for start, stop in found)
         assert most == 1 or most * 3 * 10 <= min(cached, 20 * height)
+    # In small images not so small that calling operators is what takes the time.
+    monkeypatch.setattr(resampling, "SMALLEST", 90)
+    assert list(bands((9, 10), 3, 1, torch.device("cpu"))) == [(0, 3), (3, 6), (6, 9)]
     on_gpu = list(bands((640, 640), 100, 150, torch.device("cuda")))
     assert len(on_gpu) < 10
 

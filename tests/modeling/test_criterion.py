@@ -184,7 +184,7 @@ def test_padding_and_batch_order_do_not_matter():
     losses = make_criterion()(prediction, targets)
     others = make_criterion()(swapped, targets[::-1])
     for name in losses:
-        assert float(losses[name]) == pytest.approx(float(others[name]), rel=1e-12)
+        assert losses[name].item() == pytest.approx(others[name].item(), rel=1e-12)
 
 
 def test_order_of_queries_and_segments_does_not_matter():
@@ -199,7 +199,7 @@ def test_order_of_queries_and_segments_does_not_matter():
     losses = make_criterion()(prediction, targets)
     others = make_criterion()(permuted, flipped)
     for name in losses:
-        assert float(losses[name]) == pytest.approx(float(others[name]), rel=1e-12)
+        assert losses[name].item() == pytest.approx(others[name].item(), rel=1e-12)
 
 
 def test_a_single_layer_has_no_auxiliary_losses():
