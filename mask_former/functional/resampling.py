@@ -209,8 +209,8 @@ def bands(
     Args:
         size: of the result.
         channels: of the maps that a band goes through.
-        result_channels: of the result; on a CPU a band has up to a tenth of its elements, but for small
-            results.
+        result_channels: of the result; on a CPU a band has up to a tenth of its elements, or more
+            if that is few.
         device: of the maps.
     """
     height, width = size
