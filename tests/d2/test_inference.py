@@ -1,6 +1,7 @@
 """Models made faster for evaluation: the same results, without norms."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ from mask_former.d2.build import build_model
 from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
 from mask_former.d2.inference import optimize_for_inference
 
-CONFIG = "configs/shapes/maskformer_panoptic_tiny.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml"
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
 def test_results_stay(norm: str) -> None:
     cfg = get_mask_former_cfg()
-    merge_yaml(cfg, CONFIG)
+    merge_yaml(cfg, str(CONFIG))
     merge_opts(cfg, ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", norm])
     torch.manual_seed(0)
     model = build_model(cfg).double().eval()
