@@ -29,8 +29,9 @@ from torch.overrides import TorchFunctionMode
 from benchmarks import reference
 from benchmarks.measure import add_arguments, compare, peak_mib, report, seconds
 from mask_former.functional import resampling
-from mask_former.functional.inference import panoptic_inference, semantic_inference
+from mask_former.functional.panoptic import panoptic_inference
 from mask_former.functional.resampling import lazy_masks
+from mask_former.functional.semantic import semantic_inference
 
 QUERIES, CHANNELS, SURE, STRIDE, DIVISOR = 100, 256, 15, 4, 32
 THRESHOLDS = {"object_mask_threshold": 0.8, "overlap_threshold": 0.8}

@@ -102,6 +102,6 @@ class InferenceOptions(NamedTuple):
     thing_ids: Collection[int] = ()
     """Classes whose segments stay separate, and that have instances."""
     object_mask_threshold: float = 0.0
-    """See :func:`~mask_former.functional.inference.panoptic_inference`, as the next."""
+    """See :func:`~mask_former.functional.panoptic.panoptic_inference`, as the next."""
     overlap_threshold: float = 0.0
     max_instances: int = 100

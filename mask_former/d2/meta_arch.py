@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from mask_former.d2.build import mask_former_arguments
 from mask_former.d2.errors import InputError
 from mask_former.d2.registry import register
-from mask_former.functional.inference import (
-    general_semantic_inference,
-    panoptic_inference,
-    semantic_inference,
-)
-from mask_former.functional.instances import instance_inference
+from mask_former.functional.instances import InstanceResult, pending_instances
+from mask_former.functional.panoptic import pending_panoptic
 from mask_former.functional.resampling import LazyMasks, lazy_masks
+from mask_former.functional.semantic import general_semantic_inference, semantic_inference
 from mask_former.functional.targets import pad_target
+from mask_former.functional.transfer import Pending, read_once
 from mask_former.structures import (
     Convolution,
     InferenceOptions,
@@ -200,20 +198,23 @@ class MaskFormer(nn.Module):
             masks: Q of them, of the size of the image, or of the output if they are resized first.
             output: height and width of the result.
         """
-        result: dict[str, Any] = {}
-        if self.inference.semantic:
+        options, result = self.inference, {}
+        if options.semantic:
             masks = masks.convolved()  # of all queries, for the other results too
             result["sem_seg"] = self._semantic(class_logits, masks, output)
-        if self.inference.panoptic:
-            result["panoptic_seg"] = panoptic_inference(
-                class_logits,
-                masks,
-                self.inference.thing_ids,
-                self.inference.object_mask_threshold,
-                self.inference.overlap_threshold,
+        pending: dict[str, Pending] = {}
+        if options.panoptic:
+            thresholds = options.object_mask_threshold, options.overlap_threshold
+            pending["panoptic_seg"] = pending_panoptic(
+                class_logits, masks, options.thing_ids, *thresholds
             )
-        if self.inference.instance:
-            result["instances"] = self._instances(class_logits, masks)
+        if options.instance:
+            pending["instances"] = pending_instances(
+                class_logits, masks, options.thing_ids, options.max_instances
+            )
+        result |= zip(pending, read_once(*pending.values()), strict=True)
+        if options.instance:
+            result["instances"] = _to_detectron2(result["instances"])
         return result
 
     def _semantic(self, class_logits: Tensor, masks: LazyMasks, output: tuple[int, int]) -> Tensor:
@@ -229,17 +230,15 @@ class MaskFormer(nn.Module):
             labels,
         )
 
-    def _instances(self, class_logits: Tensor, masks: LazyMasks) -> Instances:
-        found = instance_inference(
-            class_logits, masks, self.inference.thing_ids, self.inference.max_instances
-        )
-        return Instances(
-            masks.size,
-            pred_masks=found.masks,
-            pred_boxes=Boxes(found.boxes),
-            scores=found.scores,
-            pred_classes=found.labels,
-        )
+
+def _to_detectron2(found: InstanceResult) -> Instances:
+    return Instances(
+        tuple(found.masks.shape[-2:]),
+        pred_masks=found.masks,
+        pred_boxes=Boxes(found.boxes),
+        scores=found.scores,
+        pred_classes=found.labels,
+    )
 
 
 def _in_autocast_type(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from mask_former.functional.resampling import LazyMasks, as_lazy, bands, leading
 
 
 class Candidates(NamedTuple):
-    """The queries that are sure of a class, in their order; then others, if there is room."""
+    """The queries that are sure of a class, in their order; then, on an accelerator, the others."""
 
     labels: Tensor
     """[n]; 0..K."""
@@ -21,8 +21,6 @@ class Candidates(NamedTuple):
     """[n]; class probability, or -1 for others, who own nothing beside a candidate."""
     masks: LazyMasks
     """n of them."""
-    number: Tensor
-    """[]; how many queries are sure, with room or without."""
 
 
 class Contest(NamedTuple):
@@ -37,27 +35,28 @@ class Contest(NamedTuple):
 
 
 def find_candidates(
-    class_logits: Tensor, mask_logits: Tensor | LazyMasks, threshold: float, room: int
+    class_logits: Tensor, mask_logits: Tensor | LazyMasks, threshold: float
 ) -> Candidates:
-    """Those whose class probability is higher than a threshold; how many as ``leading`` has it.
+    """Those whose class probability is higher than a threshold.
+
+    On an accelerator the others follow: to count the sure ones would be a transfer of its own.
 
     Args:
         class_logits: [Q, K+1]; before the softmax.
         mask_logits: [Q, h, w]; before the sigmoid.
         threshold: in [0, 1].
-        room: on an accelerator, how many to make room for.
     """
     masks = as_lazy(mask_logits)
     scores, labels = class_logits.to(masks.dtype).softmax(dim=-1).max(dim=-1)
     sure = (labels != class_logits.shape[-1] - 1) & (scores > threshold)
     scores = scores.where(sure, -1)
-    queries = leading(sure, room)
-    return Candidates(labels[queries], scores[queries], masks.select(queries), sure.sum())
+    queries = leading(sure, room=len(sure))
+    return Candidates(labels[queries], scores[queries], masks.select(queries))
 
 
 def compete(candidates: Candidates, overlap_threshold: float) -> Contest:
     """Who owns each pixel, and who keeps enough of its mask, at least this part."""
-    _, scores, masks, _ = candidates
+    _, scores, masks = candidates
     owner = scores.new_empty(masks.size, dtype=torch.int32)
     areas = torch.zeros(2, len(scores), dtype=torch.int64, device=scores.device)
     # Beside the masks a band holds their maximum, the owners and ones, the latter twice as wide.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mask_former.functional.resampling import LazyMasks, as_lazy, bands, leading
+from mask_former.functional.transfer import Pending, read_once
 
 
 class InstanceResult(NamedTuple):
@@ -22,7 +23,6 @@ class InstanceResult(NamedTuple):
     """[n, 4]; x0, y0, x1, y1 in pixels, the tightest around the mask: its last column is x1 - 1."""
 
 
-@torch.no_grad()
 def instance_inference(
     class_logits: Tensor,
     mask_logits: Tensor | LazyMasks,
@@ -40,6 +40,18 @@ def instance_inference(
         thing_ids: the classes that have instances.
         max_instances: how many pairs to take, by class probability.
     """
+    (result,) = read_once(pending_instances(class_logits, mask_logits, thing_ids, max_instances))
+    return result
+
+
+@torch.no_grad()
+def pending_instances(
+    class_logits: Tensor,
+    mask_logits: Tensor | LazyMasks,
+    thing_ids: Collection[int],
+    max_instances: int,
+) -> Pending:
+    """:func:`instance_inference` up to the number that the host needs, that of the instances."""
     masks = as_lazy(mask_logits)
     things = torch.tensor(sorted(thing_ids), dtype=torch.int64)
     things = things.to(class_logits.device, non_blocking=True)
@@ -49,12 +61,16 @@ def instance_inference(
     query, labels = pair // num_things, things[pair % num_things]
     queries, mask_of_pair = _distinct(query, masks.number)
     found = _binary_masks(masks.select(queries), mask_of_pair)
+    inside = found.area[mask_of_pair] > 0
     scores = probs * (found.total / found.area.clamp(min=1))[mask_of_pair]
-    order = scores.argsort(descending=True, stable=True)
-    order = order[found.area[mask_of_pair[order]] > 0]  # the one transfer
-    boxes = _boxes(found.columns, found.rows)[mask_of_pair[order]]
-    binary = _reordered(found.binary, order)
-    return InstanceResult(labels[order], scores[order], binary, boxes)
+    ranked = scores.where(inside, -1).argsort(descending=True, stable=True)  # empty masks last
+
+    def finish(table: list[list[float]]) -> InstanceResult:
+        order = ranked[: int(table[0][0])]
+        boxes = _boxes(found.columns, found.rows)[mask_of_pair[order]]
+        return InstanceResult(labels[order], scores[order], _reordered(found.binary, order), boxes)
+
+    return Pending(inside.sum().double().view(1, 1), finish)
 
 
 def _distinct(query: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from benchmarks import reference
-from mask_former.functional.inference import panoptic_inference, semantic_inference
 from mask_former.functional.matching import bipartite_matching
+from mask_former.functional.panoptic import panoptic_inference
+from mask_former.functional.semantic import semantic_inference
 from mask_former.modeling.criterion import SetCriterion
 from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
 

@@ -9,11 +9,13 @@ from detectron2.structures import ImageList, Instances
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.postprocessing import HostReads
 from mask_former.d2.build import build_model
 from mask_former.d2.config import get_mask_former_cfg, merge_opts
 from mask_former.d2.data.dataset_mappers import MaskFormerSemanticDatasetMapper
 from mask_former.d2.errors import InputError
-from mask_former.functional.inference import semantic_inference
+from mask_former.functional import resampling
+from mask_former.functional.semantic import semantic_inference
 
 HEAD, MASK_FORMER = "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
 SMALL = {
@@ -237,6 +239,18 @@ def test_results_without_embeddings_are_those_with_them(valid_mask, queries, sem
         assert len(segments) == len(expected["panoptic_seg"][1]) > 0
         assert torch.equal(mine["instances"].pred_masks, expected["instances"].pred_masks)
         torch.testing.assert_close(mine["instances"].scores, expected["instances"].scores)
+
+
+@torch.no_grad()
+def test_all_results_of_an_image_wait_once_for_the_device(monkeypatch):
+    monkeypatch.setattr(resampling, "reading_is_free", lambda _: False)
+    keys = {f"{MASK_FORMER}.TEST.{kind}_ON": True for kind in ("SEMANTIC", "PANOPTIC", "INSTANCE")}
+    things = {"DATASETS.TRAIN": "('shapes_panoptic_train',)", f"{HEAD}.NUM_CLASSES": 7}
+    model = make_model(keys | things).eval()
+    with HostReads() as reads:
+        results = model([image(50, 64), image(64, 37)])
+    assert [set(result) for result in results] == 2 * [{"sem_seg", "panoptic_seg", "instances"}]
+    assert reads.count == len(results)
 
 
 def test_losses_have_the_names_of_the_field():

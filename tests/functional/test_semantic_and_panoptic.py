@@ -8,14 +8,12 @@ import torch
 from benchmarks import reference
 from benchmarks.measure import peak_mib
 from benchmarks.postprocessing import HostReads, host_reads
-from mask_former.functional import inference, resampling
-from mask_former.functional.inference import (
-    general_semantic_inference,
-    panoptic_inference,
-    semantic_inference,
-)
-from mask_former.functional.instances import instance_inference
+from mask_former.functional import resampling
+from mask_former.functional.instances import instance_inference, pending_instances
+from mask_former.functional.panoptic import panoptic_inference, pending_panoptic
 from mask_former.functional.resampling import lazy_masks
+from mask_former.functional.semantic import general_semantic_inference, semantic_inference
+from mask_former.functional.transfer import read_once
 
 CLASS_LOGITS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
 MASK_LOGITS = torch.tensor(
@@ -300,22 +298,34 @@ def test_results_from_embeddings_equal_the_plain_reference(monkeypatch, cached):
     assert segments_found > 150
 
 
-@pytest.mark.parametrize("room", [1, 2, 5])
-def test_room_for_any_number_of_queries_gives_the_same_with_one_read(monkeypatch, room):
-    """As on an accelerator, where candidates are not counted first; too little room included."""
+def test_candidates_that_are_not_counted_first_give_the_same_with_one_read(monkeypatch):
+    """As on an accelerator."""
     cases = [random_case(seed) for seed in range(120)]
     expected = [panoptic_inference(*case) for case in cases]
     monkeypatch.setattr(resampling, "reading_is_free", lambda _: False)
-    monkeypatch.setattr(inference, "USUAL_ROOM", room)
-    counts = []
     for case, (ids, segments) in zip(cases, expected, strict=True):
         with HostReads() as reads:
             found_ids, found = panoptic_inference(*case)
+        assert reads.count == 1
         assert torch.equal(found_ids, ids)
         assert found == segments
-        counts.append(reads.count)
-    assert set(counts) == {1, 2}
-    assert counts.count(1) > len(cases) / 4
+
+
+def test_segments_and_instances_are_read_together(monkeypatch):
+    monkeypatch.setattr(resampling, "reading_is_free", lambda _: False)
+    for seed in range(50):
+        class_logits, mask_logits, things, *thresholds = random_case(seed)
+        panoptic = class_logits, mask_logits, things, *thresholds
+        instance = class_logits, mask_logits, things, 5
+        with HostReads() as reads:
+            (ids, segments), instances = read_once(
+                pending_panoptic(*panoptic), pending_instances(*instance)
+            )
+        assert reads.count == 1
+        expected_ids, expected_segments = panoptic_inference(*panoptic)
+        assert torch.equal(ids, expected_ids)
+        assert segments == expected_segments
+        assert all(map(torch.equal, instances, instance_inference(*instance)))
 
 
 def test_semantic_results_read_nothing(monkeypatch):
@@ -340,6 +350,13 @@ def test_cuda_waits_once_for_a_result():
         (0, lambda: general_semantic_inference(class_logits, masks, *thresholds)),
         (1, lambda: panoptic_inference(class_logits, masks, things, *thresholds)),
         (1, lambda: instance_inference(class_logits, masks, things, 5)),
+        (
+            1,
+            lambda: read_once(
+                pending_panoptic(class_logits, masks, things, *thresholds),
+                pending_instances(class_logits, masks, things, 5),
+            ),
+        ),
     ):
         assert host_reads(work) == waits
 
