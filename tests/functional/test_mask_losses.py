@@ -133,7 +133,11 @@ def plain_losses(logits, masks):
 class TestMatchedMaskLosses:
     @pytest.mark.parametrize(
         ("size", "large"),
-        [((3, 4), (13, 16)), ((4, 4), (4, 4)), ((1, 1), (5, 2)), ((6, 5), (3, 4))],
+        [
+            *(((3, 4), (13, 16)), ((4, 4), (4, 4)), ((1, 1), (5, 2)), ((6, 5), (3, 4))),
+            # whole factors
+            *(((3, 4), (12, 16)), ((5, 3), (10, 9)), ((4, 6), (4, 30)), ((2, 7), (16, 7))),
+        ],
     )
     def test_losses_and_gradients_are_those_of_the_formulas(self, size, large):
         logits, masks = dense_case(size=size, large=large)
