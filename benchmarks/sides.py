@@ -13,7 +13,7 @@ from mask_former.d2.build import build_model
 from mask_former.d2.config import get_mask_former_cfg, merge_yaml
 from mask_former.d2.inference import optimize_for_inference
 from mask_former.functional.resampling import lazy_masks
-from mask_former.structures import Convolution, MaskPrediction, MaskTarget
+from mask_former.structures import MaskPrediction, MaskTarget
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "ade20k-150"
 MODELS = {
@@ -119,7 +119,9 @@ class Ours:
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Class logits [B, Q, K+1] and of each image mask logits [Q, h, w]."""
         head = self.model.sem_seg_head
-        prediction = head(self.model.backbone(images), embed=False)
+        prediction = self.model.predict(
+            self.model.backbone, head, images, embed=False, release=True
+        )
         size = tuple(prediction.pixel_embed.shape[-2:])
         masks = [
             lazy_masks(*embeddings, size, size, convolution=head.last_convolution()).convolved()
@@ -129,10 +131,10 @@ class Ours:
 
     def result(self, images: Tensor, given: MaskPrediction) -> list[dict[str, Any]]:
         """Results of images in 0..255, with the given prediction in place of the head's."""
-        head = self.model.sem_seg_head
-        self.model.sem_seg_head = Replaced(head, given)
+        predict = self.model.predict
+        self.model.predict = lambda *args, **options: (predict(*args, **options), given)[1]
         results = self.model([{"image": image} for image in images])
-        self.model.sem_seg_head = head
+        self.model.predict = predict
         return results
 
     def class_maps(self, results: list[dict[str, Any]]) -> list[Tensor]:
@@ -156,24 +158,6 @@ class Ours:
             torch.stack(list(losses.values())).sum().backward()
 
         return step
-
-
-class Replaced(nn.Module):
-    """Runs a head, and gives another prediction."""
-
-    def __init__(self, head: nn.Module, given: MaskPrediction) -> None:
-        super().__init__()
-        self.head = head
-        self.given = given
-
-    def forward(self, *args: Any, **options: Any) -> MaskPrediction:
-        """As the head."""
-        self.head(*args, **options)
-        return self.given
-
-    def last_convolution(self) -> Convolution | None:
-        """The head's."""
-        return self.head.last_convolution()
 
 
 def instances(target: MaskTarget) -> Instances:

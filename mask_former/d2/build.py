@@ -53,13 +53,18 @@ def build_model(cfg: CfgNode) -> nn.Module:
 def _compile(model: nn.Module) -> None:
     """Backbone and head, in place, which keeps the keys of the state dict.
 
+    In evaluation both are one graph, in which features are freed as soon as they have been used.
     Another size of images compiles a second time, then for sizes at large; but Swin, for which that
     takes many minutes, for each of the first eight sizes, before it stays as it is.
     """
-    model.backbone.compile(dynamic=False if isinstance(model.backbone, SwinTransformer) else None)
+    dynamic = False if isinstance(model.backbone, SwinTransformer) else None
+    model.backbone.compile(dynamic=dynamic)
     # Without, attention behind convolutions breaks torch 2.14 on a CPU, in training at any size.
     on_cpu = next(model.parameters()).device.type == "cpu"
-    model.sem_seg_head.compile(options={"layout_optimization": not on_cpu})
+    options: dict[str, Any] = {"layout_optimization": not on_cpu}
+    model.sem_seg_head.compile(options=options)
+    if hasattr(model, "predict"):  # ours
+        model.predict = torch.compile(model.predict, dynamic=dynamic, options=options)
 
 
 def _semantic_segmentor_arguments(cfg: CfgNode) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Meta-architecture: from Detectron2's input dicts to losses or to results."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ from mask_former.structures import (
 @register(META_ARCH_REGISTRY, "MaskFormer")
 class MaskFormer(nn.Module):
     """Mask classification for semantic, panoptic and instance segmentation (paper, figure 2)."""
+
+    predict: Callable[..., MaskPrediction]
+    """:func:`predict`, in evaluation without padding; ``MODEL.COMPILE`` makes one graph of it."""
 
     @configurable
     def __init__(
@@ -65,6 +68,7 @@ class MaskFormer(nn.Module):
         self.size_divisibility = size_divisibility
         self.inference = inference
         self.valid_mask = valid_mask
+        self.predict = predict
         self.register_buffer(
             "pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False
         )
@@ -124,11 +128,10 @@ class MaskFormer(nn.Module):
     def _predict(
         self, images: ImageList, sizes: Sequence[tuple[int, int]], **options: bool
     ) -> MaskPrediction:
-        features = self.backbone(images.tensor)
-        if not self.valid_mask:  # another project's head takes features alone
-            return self.sem_seg_head(features, **options)
-        padding = Padding(sizes, tuple(images.tensor.shape[-2:]))
-        return self.sem_seg_head(features, padding, **options)
+        parts = self.backbone, self.sem_seg_head, images.tensor
+        if self.valid_mask:
+            return predict(*parts, Padding(sizes, tuple(images.tensor.shape[-2:])), **options)
+        return (predict if self.training else self.predict)(*parts, **options)
 
     def _last_convolution(self) -> Convolution | None:
         """Of a head that can leave it out, see ``MaskFormerHead``."""
@@ -160,7 +163,7 @@ class MaskFormer(nn.Module):
         self, batched_inputs: list[dict[str, Any]], images: ImageList
     ) -> list[dict[str, Any]]:
         convolution = self._last_convolution()
-        options = {} if convolution is None else {"embed": False}
+        options = {} if convolution is None else {"embed": False, "release": True}
         prediction = self._predict(images, images.image_sizes, **options)
         padded = tuple(images.tensor.shape[-2:])
         results = []
@@ -239,6 +242,19 @@ def _to_detectron2(found: InstanceResult) -> Instances:
         scores=found.scores,
         pred_classes=found.labels,
     )
+
+
+def predict(
+    backbone: nn.Module,
+    head: nn.Module,
+    images: Tensor,
+    padding: Padding | None = None,
+    **options: bool,
+) -> MaskPrediction:
+    """What the head finds in normalised images [B, 3, H, W]."""
+    features = backbone(images)
+    # Another project's head takes features alone.
+    return head(features, **options) if padding is None else head(features, padding, **options)
 
 
 def _in_autocast_type(x: Tensor) -> Tensor:

@@ -24,14 +24,14 @@ from mask_former.d2.build import build_model
 from mask_former.d2.checkpoint import MaskFormerCheckpointer
 from mask_former.d2.data.checks import check_dataset
 from mask_former.d2.data.dataset_mappers import (
-    DETRPanopticDatasetMapper,
-    EvaluationMapper,
-    MaskFormerInstanceDatasetMapper,
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )
+from mask_former.d2.data.detr_mapper import DETRPanopticDatasetMapper
+from mask_former.d2.data.evaluation_mapper import EvaluationMapper
+from mask_former.d2.data.instance_mapper import MaskFormerInstanceDatasetMapper
 from mask_former.d2.errors import InputError
-from mask_former.d2.evaluation import build_evaluator, choose_evaluators
+from mask_former.d2.evaluation.choice import build_evaluator, choose_evaluators
 from mask_former.d2.mixed_precision import MixedPrecisionTrainer
 from mask_former.d2.solver import build_lr_scheduler, build_optimizer, mixed_precision
 from mask_former.d2.tta import SemanticSegmentorWithTTA
@@ -87,7 +87,7 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        """See :func:`mask_former.d2.evaluation.build_evaluator`."""
+        """See :func:`mask_former.d2.evaluation.choice.build_evaluator`."""
         return build_evaluator(cfg, dataset_name, output_folder)
 
     @classmethod

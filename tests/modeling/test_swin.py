@@ -1,22 +1,13 @@
-"""Swin against a reference that works cell by cell, values of the specification, and laws."""
+"""The shapes, features and initial values of Swin, and what its options change."""
 
 import pytest
 import torch
 from torch import nn
 
-from mask_former.modeling.swin import (
-    DropPath,
-    PatchEmbed,
-    PatchMerging,
-    SwinTransformer,
-    WindowAttention,
-    join_windows,
-    relative_position_index,
-    shift_mask,
-    split_windows,
-)
+from mask_former.modeling.swin import SwinTransformer
+from mask_former.modeling.window_attention import WindowAttention
+from mask_former.modeling.windows import shift_mask
 
-CPU = torch.device("cpu")
 TINY = {
     "embed_dim": 8,
     "depths": (2, 2),
@@ -30,94 +21,6 @@ TINY = {
 def make(seed=0, **options):
     torch.manual_seed(seed)
     return SwinTransformer(**TINY | options)
-
-
-def scrambled(module):
-    """All parameters random, so that biases and norms count."""
-    g = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=g))
-    return module.double().eval()
-
-
-def slow_attention(attn, x, window, shift):
-    """Spec 6.6, one query cell at a time; x: [H, W, C] after the norm."""
-    height, width, channels = x.shape
-    padded_height, padded_width = -(-height // window) * window, -(-width // window) * window
-    padded = x.new_zeros(padded_height, padded_width, channels)
-    padded[:height, :width] = x
-    heads = attn.num_heads
-    qkv = (padded @ attn.qkv.weight.T + attn.qkv.bias).view(
-        padded_height, padded_width, 3, heads, channels // heads
-    )
-    q, k, v = qkv.unbind(2)
-
-    def place(i, j):
-        """Window and region of a cell, after the cyclic shift."""
-        i, j = (i - shift) % padded_height, (j - shift) % padded_width
-        regions = []
-        for at, length in ((i, padded_height), (j, padded_width)):
-            regions.append(0 if at < length - window else 1 if at < length - shift else 2)
-        return (i // window, j // window), tuple(regions), (i % window, j % window)
-
-    cells = [(i, j) for i in range(padded_height) for j in range(padded_width)]
-    out = torch.zeros_like(x)
-    for i in range(height):
-        for j in range(width):
-            of_window, region, (row, column) = place(i, j)
-            near = [cell for cell in cells if place(*cell)[0] == of_window]
-            logits = []
-            for cell in near:
-                _, other, (other_row, other_column) = place(*cell)
-                offset = (row - other_row + window - 1) * (2 * window - 1)
-                offset += column - other_column + window - 1
-                logit = (q[i, j] * k[cell]).sum(-1) * (channels // heads) ** -0.5
-                logit = logit + attn.relative_position_bias_table[offset]
-                logits.append(logit - (100.0 if shift and other != region else 0.0))
-            weights = torch.stack(logits).softmax(0)  # [cells, heads]
-            values = torch.stack([v[cell] for cell in near])
-            out[i, j] = (weights[..., None] * values).sum(0).flatten()
-    return out @ attn.proj.weight.T + attn.proj.bias
-
-
-@pytest.mark.parametrize("size", [(8, 8), (5, 7), (3, 2), (4, 9)])
-@pytest.mark.parametrize("index", [0, 1])
-@torch.no_grad()
-def test_block_against_the_slow_reference(size, index):
-    """Blocks of even index do not shift; sizes need not be multiples of the window."""
-    block = scrambled(make().layers[0].blocks[index])
-    assert block.shift == 2 * index
-    x = torch.randn(2, *size, 8, dtype=torch.float64)
-    apart = shift_mask(*size, 4, CPU)
-    expected = []
-    for image in x:
-        y = image + slow_attention(block.attn, block.norm1(image), 4, block.shift)
-        hidden = block.norm2(y) @ block.mlp.fc1.weight.T + block.mlp.fc1.bias
-        hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
-        expected.append(y + hidden @ block.mlp.fc2.weight.T + block.mlp.fc2.bias)
-    torch.testing.assert_close(block(x, 4, apart), torch.stack(expected))
-
-
-def test_relative_position_index_of_the_specification():
-    expected = [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
-    assert relative_position_index(2).tolist() == expected
-
-
-@pytest.mark.parametrize("size", [(4, 8), (7, 5), (3, 3)])
-@pytest.mark.parametrize("window", [3, 4])
-def test_shift_mask_by_regions(size, window):
-    sides = [-(-length // window) * window for length in size]
-    region = torch.zeros(*sides)
-    slices = (slice(0, -window), slice(-window, -(window // 2)), slice(-(window // 2), None))
-    for number, (rows, columns) in enumerate((r, c) for r in slices for c in slices):
-        region[rows, columns] = number
-    windows = []
-    for top in range(0, sides[0], window):
-        for left in range(0, sides[1], window):
-            cells = region[top : top + window, left : left + window].flatten().tolist()
-            windows.append([[a != b for b in cells] for a in cells])
-    assert shift_mask(*size, window, CPU).tolist() == windows
 
 
 def test_shift_masks_are_built_once_a_size(monkeypatch):
@@ -137,39 +40,6 @@ def test_a_mask_made_in_inference_serves_in_training():
         model(torch.randn(1, 3, 32, 32))
     model(torch.randn(1, 3, 32, 32))["res3"].sum().backward()
     assert model.layers[0].blocks[1].attn.qkv.weight.grad.isfinite().all()
-
-
-def test_windows_split_and_join():
-    x = torch.arange(2 * 6 * 4 * 3.0).view(2, 6, 4, 3)
-    windows = split_windows(x, 2)
-    assert windows.shape == (2, 6, 4, 3)
-    assert torch.equal(windows[1, 3].view(2, 2, 3), x[1, 2:4, 2:4])  # row-major
-    assert torch.equal(join_windows(windows, 2, (6, 4)), x)
-
-
-@torch.no_grad()
-def test_patch_merging_by_hand():
-    merge = scrambled(PatchMerging(2))
-    x = torch.randn(1, 3, 5, 2, dtype=torch.float64)
-    merged = merge(x)
-    assert merged.shape == (1, 2, 3, 4)
-    cell = torch.cat([x[0, 0, 2], x[0, 1, 2], x[0, 0, 3], x[0, 1, 3]])
-    torch.testing.assert_close(merged[0, 0, 1], merge.reduction(merge.norm(cell)))
-    zero = torch.zeros(2, dtype=torch.float64)
-    corner = torch.cat([x[0, 2, 4], zero, zero, zero])  # padded below and to the right
-    torch.testing.assert_close(merged[0, 1, 2], merge.reduction(merge.norm(corner)))
-
-
-@torch.no_grad()
-def test_patch_embedding_pads_below_and_to_the_right():
-    embed = scrambled(PatchEmbed(4, 6, norm=True))
-    image = torch.randn(1, 3, 6, 9, dtype=torch.float64)
-    x = embed(image)
-    assert x.shape == (1, 2, 3, 6)
-    patch = torch.zeros(3, 4, 4, dtype=torch.float64)
-    patch[:, :2, :1] = image[0, :, 4:, 8:]
-    cell = torch.einsum("chw,ochw->o", patch, embed.proj.weight) + embed.proj.bias
-    torch.testing.assert_close(x[0, 1, 2], embed.norm(cell))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 45), (5, 3)])
@@ -227,16 +97,6 @@ def test_recomputation_changes_nothing_but_memory():
     assert torch.equal(*features)
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
-
-
-def test_stochastic_depth():
-    torch.manual_seed(0)
-    drop, x = DropPath(0.25), torch.ones(4000, 2, 3)
-    dropped = drop(x)
-    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
-    assert (dropped.flatten(1).std(dim=1) == 0).all()  # a sample is dropped as a whole
-    assert float(dropped.mean()) == pytest.approx(1, abs=0.05)
-    assert torch.equal(drop.eval()(x), x)
 
 
 def test_rates_of_stochastic_depth_grow_over_all_blocks():

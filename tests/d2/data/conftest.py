@@ -5,7 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.config import CfgNode
 from PIL import Image
+
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.data.datasets import register_all
 
 Save = Callable[..., str]
 
@@ -72,3 +76,20 @@ def panoptic_sample(
         "pan_seg_file_name": save("panoptic.png", colors),
         "segments_info": segments,
     }
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    """A configuration of CamVid in which INPUT asks for everything, at tiny sizes."""
+    register_all()
+    cfg = get_mask_former_cfg()
+    cfg.DATASETS.TRAIN = ("camvid_sem_seg_train",)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 11
+    cfg.INPUT.MIN_SIZE_TRAIN = (24, 36)
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
+    cfg.INPUT.SIZE_DIVISIBILITY = 32
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.CROP.TYPE = "absolute"
+    cfg.INPUT.CROP.SIZE = (20, 28)
+    cfg.INPUT.COLOR_AUG_SSD = True
+    return cfg

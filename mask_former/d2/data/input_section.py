@@ -1,0 +1,96 @@
+"""The INPUT section of a configuration as arguments of the mappers, augmentations above all."""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, detection_utils
+from detectron2.data import transforms as T
+from detectron2.projects.point_rend import ColorAugSSDTransform
+
+from mask_former.d2.data.arrays import Augmentations
+from mask_former.d2.errors import InputError
+
+_DETR_CROP_SIZES = [400, 500, 600]
+
+
+def training_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
+    """What MaskFormer's own mappers take from a configuration."""
+    return {
+        "is_train": is_train,
+        "augmentations": _training_augmentations(cfg),
+        "image_format": cfg.INPUT.FORMAT,
+        "size_divisibility": cfg.INPUT.SIZE_DIVISIBILITY,
+        "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+    }
+
+
+def detr_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
+    """What the mapper with the augmentation of DETR takes from a configuration."""
+    flip = [T.RandomFlip()] if is_train else []
+    return {
+        "is_train": is_train,
+        "crop_gen": _detr_crop(cfg) if cfg.INPUT.CROP.ENABLED and is_train else None,
+        "tfm_gens": [*flip, _resize(cfg, is_train)],
+        "image_format": cfg.INPUT.FORMAT,
+        "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+    }
+
+
+def evaluation_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """What the mapper for evaluation takes from a configuration: Detectron2's test sizes."""
+    return {
+        "augmentations": detection_utils.build_augmentation(cfg, is_train=False),
+        "image_format": cfg.INPUT.FORMAT,
+    }
+
+
+def ignore_label(cfg: CfgNode) -> int:
+    """The label of pixels without a class, from the metadata of the first training set.
+
+    Raises:
+        InputError: no training set is named, or its metadata lack the label.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise InputError("DATASETS.TRAIN is empty; name the data set to train on")
+    name = cfg.DATASETS.TRAIN[0]
+    label = MetadataCatalog.get(name).get("ignore_label")
+    if label is None:
+        raise InputError(
+            f"the metadata of data set {name}, the first of DATASETS.TRAIN, have no ignore_label; "
+            "set it where the data set is registered, for example to 255"
+        )
+    return label
+
+
+def needs_sem_seg(augmentations: Augmentations) -> bool:
+    """Whether a crop looks at the label map: below an area of 1 it limits the largest class."""
+    crops = [a for a in augmentations if isinstance(a, T.RandomCrop_CategoryAreaConstraint)]
+    return any(crop.single_category_max_area < 1.0 for crop in crops)
+
+
+def _training_augmentations(cfg: CfgNode) -> Augmentations:
+    augmentations: list[T.Augmentation | T.Transform] = [_resize(cfg, is_train=True)]
+    if cfg.INPUT.CROP.ENABLED:
+        crop = T.RandomCrop_CategoryAreaConstraint(
+            cfg.INPUT.CROP.TYPE,
+            cfg.INPUT.CROP.SIZE,
+            cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA,
+            cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        )
+        augmentations.append(crop)
+    if cfg.INPUT.COLOR_AUG_SSD:
+        augmentations.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
+    # INPUT.RANDOM_FLIP is not read: the published models were trained with this flip.
+    return [*augmentations, T.RandomFlip()]
+
+
+def _resize(cfg: CfgNode, is_train: bool) -> T.Augmentation:
+    if not is_train:
+        return T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
+    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    return T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
+
+
+def _detr_crop(cfg: CfgNode) -> Augmentations:
+    resize = T.ResizeShortestEdge(_DETR_CROP_SIZES, sample_style="choice")
+    return [resize, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)]

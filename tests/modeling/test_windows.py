@@ -1,0 +1,42 @@
+"""Windows and the mask of their shift, against loops over cells and values of the specification."""
+
+import pytest
+import torch
+
+from mask_former.modeling.windows import (
+    join_windows,
+    relative_position_index,
+    shift_mask,
+    split_windows,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_relative_position_index_of_the_specification():
+    expected = [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
+    assert relative_position_index(2).tolist() == expected
+
+
+@pytest.mark.parametrize("size", [(4, 8), (7, 5), (3, 3)])
+@pytest.mark.parametrize("window", [3, 4])
+def test_shift_mask_by_regions(size, window):
+    sides = [-(-length // window) * window for length in size]
+    region = torch.zeros(*sides)
+    slices = (slice(0, -window), slice(-window, -(window // 2)), slice(-(window // 2), None))
+    for number, (rows, columns) in enumerate((r, c) for r in slices for c in slices):
+        region[rows, columns] = number
+    windows = []
+    for top in range(0, sides[0], window):
+        for left in range(0, sides[1], window):
+            cells = region[top : top + window, left : left + window].flatten().tolist()
+            windows.append([[a != b for b in cells] for a in cells])
+    assert shift_mask(*size, window, CPU).tolist() == windows
+
+
+def test_windows_split_and_join():
+    x = torch.arange(2 * 6 * 4 * 3.0).view(2, 6, 4, 3)
+    windows = split_windows(x, 2)
+    assert windows.shape == (2, 6, 4, 3)
+    assert torch.equal(windows[1, 3].view(2, 2, 3), x[1, 2:4, 2:4])  # row-major
+    assert torch.equal(join_windows(windows, 2, (6, 4)), x)
