@@ -24,7 +24,8 @@ from predictor import VisualizationDemo
 from results import SAVERS
 from video import name_video, open_capture, write_video
 
-from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.data.reading import read_image
 from mask_former.d2.errors import InputError
 

@@ -31,7 +31,8 @@ from PIL import Image, ImageDraw, ImageFont
 from predictor import VisualizationDemo
 from tabulate import tabulate
 
-from mask_former.d2.config import get_mask_former_cfg, merge_yaml
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_yaml
 from mask_former.d2.data.reading import read_image, read_panoptic_map, rgb_to_id
 
 ROOT = Path(__file__).resolve().parent.parent

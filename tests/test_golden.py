@@ -15,7 +15,8 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from mask_former.d2.build import build_model
-from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.functional.matching import bipartite_matching, matching_cost
 from mask_former.functional.panoptic import panoptic_inference
 from mask_former.functional.semantic import semantic_inference

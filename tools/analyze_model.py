@@ -34,7 +34,8 @@ from torch import nn
 from tqdm import tqdm
 
 from mask_former.d2.build import build_model
-from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.data.checks import check_dataset
 from mask_former.d2.data.evaluation_mapper import EvaluationMapper
 from mask_former.d2.data.preparing import telling_errors

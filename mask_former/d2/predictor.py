@@ -14,7 +14,8 @@ from torch import nn
 
 from mask_former.d2.build import build_model
 from mask_former.d2.checkpoint import MaskFormerCheckpointer
-from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.inference import optimize_for_inference
 
 Sample = dict[str, Any]

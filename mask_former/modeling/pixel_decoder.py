@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask_former.modeling.layers import ConvNorm, NormFactory, group_norm, init_conv
-from mask_former.modeling.transformer import TransformerEncoder, image_tokens
+from mask_former.modeling.tokens import image_tokens
+from mask_former.modeling.transformer import TransformerEncoder
 from mask_former.structures import Padding
 
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from mask_former.d2.backbone import D2SwinTransformer
 from mask_former.d2.build import build_criterion, build_model
-from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
 from mask_former.d2.heads import build_pixel_decoder
 from mask_former.d2.registry import CRITERION_REGISTRY, MASK_DECODER_REGISTRY, MATCHER_REGISTRY

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.postprocessing import HostReads
 from mask_former.d2.build import build_model
-from mask_former.d2.config import get_mask_former_cfg, merge_opts
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts
 from mask_former.d2.data.dataset_mappers import MaskFormerSemanticDatasetMapper
 from mask_former.d2.errors import InputError
 from mask_former.functional import resampling

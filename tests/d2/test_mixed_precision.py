@@ -9,7 +9,8 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch import Tensor, nn
 
-from mask_former.d2.config import get_mask_former_cfg, merge_opts
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts
 from mask_former.d2.mixed_precision import MixedPrecisionTrainer
 from mask_former.d2.solver import build_optimizer
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mask_former.d2.build import build_model
-from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
 from mask_former.d2.predictor import load_predictor, predict_batched
 

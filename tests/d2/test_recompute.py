@@ -7,7 +7,8 @@ from torch import nn
 
 from benchmarks.measure import peak_mib
 from mask_former.d2.build import build_model
-from mask_former.d2.config import get_mask_former_cfg, merge_opts
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts
 from mask_former.d2.errors import InputError
 
 NAMES = ["build_resnet_backbone", "build_resnet_deeplab_backbone", "build_tiny_resnet_backbone"]

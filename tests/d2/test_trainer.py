@@ -14,7 +14,8 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import HookBase
 from PIL import Image
 
-from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
 from mask_former.d2.trainer import Trainer
 

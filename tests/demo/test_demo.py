@@ -14,7 +14,8 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from mask_former.d2.build import build_model
-from mask_former.d2.config import get_mask_former_cfg, merge_opts, merge_yaml
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -127,7 +127,8 @@ import sys
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BitMasks, Instances
-from mask_former.d2.config import get_mask_former_cfg, merge_opts
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts
 from mask_former.d2.data.annotations import paint
 from mask_former.d2.data.reading import read_panoptic_map, rgb_to_id
 from mask_former.d2.trainer import Trainer

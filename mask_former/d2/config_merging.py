@@ -1,0 +1,149 @@
+"""Merging of YAML files and of the command line into a configuration: runs no code, tells faults.
+
+Detectron2 merges; what we add is a reader that refuses Python tags, and errors that name the place.
+"""
+
+import difflib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+
+from mask_former.d2.errors import InputError
+
+_SCALES_TAG = "tag:yaml.org,2002:python/object/apply:eval"
+# The digits are bounded, so that no file can ask for a list that fills the memory.
+_SCALES = re.compile(r"\[int\(x \* 0\.1 \* (\d{1,5})\) for x in range\((\d{1,3}), (\d{1,3})\)\]")
+
+
+def merge_yaml(cfg: CfgNode, path: str) -> None:
+    """Merge a YAML file with its ``_BASE_`` files, as ``cfg.merge_from_file`` does, but safely.
+
+    Args:
+        cfg: changed in place.
+        path: the file.
+
+    Raises:
+        InputError: a file is missing or no YAML, carries a Python tag other than the known list
+            of scales, or has a key or a type of value that the configuration does not know.
+    """
+    contents: dict[str, dict[str, Any]] = {}  # by file, in the order of reading: base files last
+
+    class SafeNode(CfgNode):
+        @classmethod
+        def _open_cfg(cls, filename: str) -> io.StringIO:
+            contents[filename] = _read_yaml(filename)
+            return io.StringIO(yaml.safe_dump(contents[filename], sort_keys=False))
+
+    _read_yaml(path)  # Detectron2 itself would only assert that the file is there
+    merged = SafeNode(cfg)
+    try:
+        merged.merge_from_file(path, allow_unsafe=False)
+    except InputError:
+        raise
+    except (AssertionError, KeyError, ValueError) as error:  # how yacs and Detectron2 refuse
+        key = _key_named_by(error)
+        source = next((f for f, content in contents.items() if key in _keys(content)), path)
+        raise InputError(_refusal(cfg, key, source, error)) from error
+    plain = type(cfg)(merged)
+    cfg.clear()
+    cfg.update(plain)
+
+
+def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
+    """Merge ``KEY VALUE`` pairs of the command line.
+
+    Args:
+        cfg: changed in place.
+        opts: keys and values in turn.
+
+    Raises:
+        InputError: a key or a type of value that the configuration does not know, or a key
+            without a value.
+    """
+    if len(opts) % 2:
+        raise InputError(f"command line: {opts[-1]!r} has no partner; give KEY VALUE pairs")
+    known = set(_keys(cfg))
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        if key not in known:
+            raise InputError(_unknown_key(cfg, key, "command line"))
+        try:
+            cfg.merge_from_list([key, value])
+        except ValueError as error:
+            raise InputError(_refusal(cfg, key, "command line", error)) from error
+
+
+class _SafeLoader(yaml.SafeLoader):
+    """A safe loader that also knows the one Python expression of the original's files."""
+
+    def construct_scales(self, node: yaml.Node) -> list[int]:
+        values = self.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
+        match = _SCALES.fullmatch(str(values[0])) if len(values) == 1 else None
+        if match is None:
+            problem = f"could not determine a constructor for the tag {node.tag!r}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        size, start, stop = map(int, match.groups())
+        return [int(x * 0.1 * size) for x in range(start, stop)]
+
+
+_SafeLoader.add_constructor(_SCALES_TAG, _SafeLoader.construct_scales)
+
+
+def _read_yaml(filename: str) -> dict[str, Any]:
+    try:
+        with PathManager.open(filename, "r") as file:
+            content = yaml.load(file, _SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read the configuration {filename}: {error}; give the path of a YAML file "
+            "(--config-file, or `_BASE_` in the file that is based on it)"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        raise InputError(_yaml_problem(filename, error)) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{filename} holds {content!r}; a configuration is a map of keys")
+    return content
+
+
+def _yaml_problem(filename: str, error: yaml.MarkedYAMLError) -> str:
+    place = f"{filename}, line {error.problem_mark.line + 1}" if error.problem_mark else filename
+    if not isinstance(error, yaml.constructor.ConstructorError):
+        return f"{place}: not valid YAML: {error.problem}"
+    return (
+        f"{place}: {error.problem}; tags that run code are refused. The only one understood is "
+        '!!python/object/apply:eval ["[int(x * 0.1 * N) for x in range(A, B)]"]; write out '
+        "anything else as a plain value"
+    )
+
+
+def _keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """All dotted keys below a node, inner nodes included."""
+    for name, value in node.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def _key_named_by(error: Exception) -> str:
+    """The key that a message of yacs names: its last word, as in "... config key: A.B"."""
+    return str(error.args[0]).rsplit(" ", 1)[-1]
+
+
+def _refusal(cfg: CfgNode, key: str, source: str, error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return _unknown_key(cfg, key, source)
+    return f"{source}: {error.args[0]}"
+
+
+def _unknown_key(cfg: CfgNode, key: str, source: str) -> str:
+    known = list(_keys(cfg))
+    leaf = key.rpartition(".")[2]
+    # A right name in the wrong section is likelier than a wrong name.
+    matches = [k for k in known if k.rpartition(".")[2] == leaf][:3]
+    matches += difflib.get_close_matches(key, known, n=2, cutoff=0.8)
+    hint = f"; did you mean {' or '.join(dict.fromkeys(matches))}?" if matches else ""
+    return f"{source}: unknown configuration key {key}{hint}"
