@@ -63,7 +63,7 @@ def _compile(model: nn.Module) -> None:
     on_cpu = next(model.parameters()).device.type == "cpu"
     options: dict[str, Any] = {"layout_optimization": not on_cpu}
     model.sem_seg_head.compile(options=options)
-    if hasattr(model, "predict"):  # ours
+    if "predict" in vars(model):  # ours
         model.predict = torch.compile(model.predict, dynamic=dynamic, options=options)
 
 

@@ -132,7 +132,10 @@ class LazyMasks(NamedTuple):
 def _convolve(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """[C, h, w] to [D, h, w], in the type of the maps."""
     weight, bias = weight.to(maps.dtype), bias.to(maps.dtype)
-    return F.conv2d(maps[None], weight, bias, padding=weight.shape[-1] // 2)[0].contiguous()
+    # The same as maps[None], but of maps that lie channels last that would not tell so, and the
+    # convolution would copy them.
+    batch = maps.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.conv2d(batch, weight, bias, padding=weight.shape[-1] // 2)[0].contiguous()
 
 
 def lazy_masks(

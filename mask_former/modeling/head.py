@@ -85,7 +85,12 @@ class MaskFormerHead(PixelDecoderCheckpoint):
         self.transformer_in_feature = transformer_in_feature
 
     def forward(
-        self, features: Mapping[str, Tensor], padding: Padding | None = None, *, embed: bool = True
+        self,
+        features: dict[str, Tensor],
+        padding: Padding | None = None,
+        *,
+        embed: bool = True,
+        release: bool = False,
     ) -> MaskPrediction:
         """Predictions of all layers.
 
@@ -94,12 +99,17 @@ class MaskFormerHead(PixelDecoderCheckpoint):
             padding: takes part in no attention; None: all is image.
             embed: False leaves out :meth:`last_convolution`, if there is one: instead of the
                 embeddings, the prediction then has what that takes, [B, C, h, w].
+            release: takes features out of the dict when they have been used, if the pixel decoder
+                can: less memory, if nobody else holds them and no gradient needs them.
         """
+        seen = {k: v for k, v in features.items() if k == self.transformer_in_feature}
         options = {} if embed or self.last_convolution() is None else {"embed": False}
+        if release and isinstance(self.pixel_decoder, BasePixelDecoder):
+            options["release"] = True
         pixel_embed, encoded = self.pixel_decoder.forward_features(
             features, *_told(self.pixel_decoder, padding), **options
         )
-        feature = self.transformer_feature(self.transformer_in_feature, features, encoded)
+        feature = self.transformer_feature(self.transformer_in_feature, seen, encoded)
         return self.predictor(feature, pixel_embed, *_told(self.predictor, padding))
 
     def last_convolution(self) -> Convolution | None:

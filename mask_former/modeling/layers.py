@@ -46,10 +46,16 @@ class ConvNorm(nn.Conv2d):
         self.relu = relu
         init_conv(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, h, w] to [B, out_channels, h, w]."""
-        x = self.norm(super().forward(x))
-        return F.relu(x) if self.relu else x
+    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
+        """[B, in_channels, h, w] to [B, out_channels, h, w].
+
+        Args:
+            x: or a list of it alone, out of which it is taken: so nobody holds it any longer when
+                the norm needs room.
+        """
+        y = self.norm(super().forward(x.pop() if isinstance(x, list) else x))
+        # No norm keeps its output for its gradient.
+        return F.relu_(y) if self.relu else y
 
 
 class MLP(nn.Module):

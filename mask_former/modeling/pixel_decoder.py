@@ -62,29 +62,36 @@ class BasePixelDecoder(nn.Module):
         self.mask_features = nn.Conv2d(conv_dim, mask_dim, kernel_size=3, padding=1)
         init_conv(self.mask_features)
 
-    def forward(self, features: Mapping[str, Tensor], *, embed: bool = True) -> PixelDecoderOutput:
+    def forward(
+        self, features: dict[str, Tensor], *, embed: bool = True, release: bool = False
+    ) -> PixelDecoderOutput:
         """Per-pixel embeddings at the resolution of the finest feature.
 
         Args:
             features: [B, channels, height, width] by name; other names are ignored.
             embed: False leaves out the last convolution, ``mask_features``.
+            release: takes features out of the dict when they have been used, all but the coarsest:
+                less memory, if nobody else holds them and no gradient needs them.
         """
         coarsest = features[self.in_features[-1]]
-        return PixelDecoderOutput(self._top_down(features, coarsest, embed), None)
+        return PixelDecoderOutput(self._top_down(features, coarsest, embed, release), None)
 
     def forward_features(
-        self, features: Mapping[str, Tensor], *, embed: bool = True
+        self, features: dict[str, Tensor], *, embed: bool = True, release: bool = False
     ) -> PixelDecoderOutput:
         """The name under which Detectron2 projects call a pixel decoder; the same as calling it."""
-        return self(features, embed=embed)
+        return self(features, embed=embed, release=release)
 
-    def _top_down(self, features: Mapping[str, Tensor], coarsest: Tensor, embed: bool) -> Tensor:
+    def _top_down(
+        self, features: dict[str, Tensor], coarsest: Tensor, embed: bool, release: bool
+    ) -> Tensor:
         """From the coarsest feature down to the per-pixel embeddings [B, D, h, w]."""
+        take = features.pop if release else features.__getitem__
         x = self.get_submodule(f"layer_{len(self.in_features)}")(coarsest)
         for i in range(len(self.in_features) - 1, 0, -1):
-            lateral = self.get_submodule(f"adapter_{i}")(features[self.in_features[i - 1]])
-            x = lateral + F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
-            x = self.get_submodule(f"layer_{i}")(x)
+            summed = [self.get_submodule(f"adapter_{i}")([take(self.in_features[i - 1])])]
+            summed[0] += F.interpolate(x, size=summed[0].shape[-2:], mode="nearest")
+            x = self.get_submodule(f"layer_{i}")(summed)
         return self.mask_features(x) if embed else x
 
 
@@ -139,7 +146,12 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
         self.add_module(coarsest, ConvNorm(conv_dim, conv_dim, 3, norm, relu=True))
 
     def forward(
-        self, features: Mapping[str, Tensor], padding: Padding | None = None, *, embed: bool = True
+        self,
+        features: dict[str, Tensor],
+        padding: Padding | None = None,
+        *,
+        embed: bool = True,
+        release: bool = False,
     ) -> PixelDecoderOutput:
         """Per-pixel embeddings at the finest resolution, and the encoded coarsest feature.
 
@@ -147,17 +159,23 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
             features: [B, channels, height, width] by name; other names are ignored.
             padding: kept out of attention, not out of convolutions and norms; None: all is image.
             embed: as :class:`BasePixelDecoder`.
+            release: likewise.
         """
         x = self.input_proj(features[self.in_features[-1]])
         tokens = self.transformer["encoder"](*image_tokens(x, padding))
         encoded = tokens.transpose(1, 2).view_as(x)  # [B, C, height, width]
-        return PixelDecoderOutput(self._top_down(features, encoded, embed), encoded)
+        return PixelDecoderOutput(self._top_down(features, encoded, embed, release), encoded)
 
     def forward_features(
-        self, features: Mapping[str, Tensor], padding: Padding | None = None, *, embed: bool = True
+        self,
+        features: dict[str, Tensor],
+        padding: Padding | None = None,
+        *,
+        embed: bool = True,
+        release: bool = False,
     ) -> PixelDecoderOutput:
         """The same as calling it."""
-        return self(features, padding, embed=embed)
+        return self(features, padding, embed=embed, release=release)
 
 
 class PerPixelHeadAsPixelDecoder(nn.Module):

@@ -1,5 +1,6 @@
 """Building models: components by name, keys that contradict each other, and other packages."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
 from mask_former.d2.heads import build_pixel_decoder
+from mask_former.d2.meta_arch import predict
 from mask_former.d2.registry import CRITERION_REGISTRY, MASK_DECODER_REGISTRY, MATCHER_REGISTRY
 from mask_former.functional.matching import fixed_matching
 from mask_former.modeling.pixel_decoder import (
@@ -403,6 +405,12 @@ def test_compiled_is_the_same():
     model = assert_alike(small, {"MODEL.COMPILE": True})
     assert model.backbone._compiled_call_impl is not None
     assert model.sem_seg_head._compiled_call_impl is not None
+    # A copy has the graphs, with weights of its own.
+    other, inputs = copy.deepcopy(model), [image(64, 96)]
+    nn.init.zeros_(other.sem_seg_head.predictor.class_embed.weight)
+    nn.init.zeros_(other.sem_seg_head.predictor.mask_embed.layers[-1].weight)
+    with torch.no_grad():
+        assert not torch.allclose(other(inputs)[0]["sem_seg"], model(inputs)[0]["sem_seg"])
 
 
 @pytest.mark.parametrize(
@@ -421,6 +429,22 @@ def test_backbone_and_head_are_one_graph_each(options, training):
     torch.manual_seed(0)
     expected = model.sem_seg_head(model.backbone(images), padding)
     torch.testing.assert_close(found.class_logits, expected.class_logits)
+
+
+@pytest.mark.parametrize("options", [{}, SWIN, {**ENCODER, **TO_ENCODER}])
+def test_both_are_one_graph_in_evaluation(options):
+    model = build_model(make_cfg({**options, "MODEL.COMPILE": True})).eval()
+    plain = build_model(make_cfg(options)).eval()
+    plain.load_state_dict(model.state_dict())
+    inputs = [image(64, 96), image(50, 70)]
+    torch._dynamo.reset()
+    graphs = torch._dynamo.testing.CompileCounter()
+    assert model.predict is not predict
+    model.predict = torch.compile(predict, backend=graphs, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        for found, expected in zip(model(inputs), plain(inputs), strict=True):
+            torch.testing.assert_close(found["sem_seg"], expected["sem_seg"])
+    assert graphs.frame_count == 1
 
 
 def test_sizes_do_not_compile_the_head_again_and_again():

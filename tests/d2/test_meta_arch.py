@@ -1,5 +1,7 @@
 """The meta-architecture, whole and tiny: results, losses, batches, and that it learns."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -190,6 +192,24 @@ def test_evaluation_forms_no_auxiliary_masks():
     # What three more layers add is attention alone: each far less than a product of masks.
     mask_product = 2 * 8 * 32 * 16 * 16  # queries, channels, pixels at stride 4
     assert many["bmm"] - few["bmm"] < mask_product
+
+
+@torch.no_grad()
+def test_features_are_freed_as_they_are_used():
+    model, seen, held = make_model().eval(), {}, []
+
+    def find(_, args, features):
+        seen.update({name: weakref.ref(x) for name, x in features.items()})
+
+    def note(*_):
+        held.append([name for name, x in seen.items() if x() is not None])
+
+    model.backbone.register_forward_hook(find)
+    decoder = model.sem_seg_head.pixel_decoder
+    decoder.layer_2.register_forward_pre_hook(note)
+    decoder.layer_1.register_forward_pre_hook(note)
+    model([image(64, 64)])
+    assert held == [["res2", "res5"], ["res5"]]
 
 
 def flops(model, *inputs):

@@ -3,9 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mask_former.functional import resampling
 from mask_former.functional.resampling import as_lazy, bands, lazy_masks, leading
+from mask_former.structures import Convolution
 
 
 def integer(g, low, high):
@@ -32,6 +34,37 @@ def whole(mask_embed, pixel_embed, padded, size, output):
     logits = resize(torch.einsum("qd,dhw->qhw", mask_embed, pixel_embed), padded)
     logits = logits[:, : size[0], : size[1]]
     return logits if output is None else resize(logits, output)
+
+
+class ConvolutionInputs(TorchDispatchMode):
+    """Notes the strides of what convolutions take."""
+
+    def __init__(self):
+        super().__init__()
+        self.strides = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution.default:
+            self.strides.append(args[0].stride())
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_convolution_sees_how_the_maps_lie():
+    g = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 4, 5, 6, generator=g)
+    convolution = Convolution(torch.randn(3, 4, 3, 3, generator=g), torch.randn(3, generator=g))
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        given = maps.contiguous(memory_format=memory_format)
+        with ConvolutionInputs() as seen:
+            found = lazy_masks(
+                torch.eye(3), given[1], (5, 6), (5, 6), convolution=convolution
+            ).convolved()
+        expected = F.conv2d(maps[1:], *convolution, padding=1)[0]
+        torch.testing.assert_close(found.pixel_embed, expected)
+        (strides,) = seen.strides
+        assert strides[1:] == given.stride()[1:]
+        if memory_format == torch.channels_last:  # else no kernel takes them as such
+            assert strides == given.stride()
 
 
 def test_bands_of_any_height_equal_whole_masks():

@@ -63,6 +63,20 @@ def test_the_queries_look_at_the_named_feature(encoder, in_feature):
     assert prediction.pixel_embed.shape == (2, 7, 6, 8)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "in_feature"),
+    [(False, "res4"), (False, "res5"), (True, "res4"), (True, "transformer_encoder")],
+)
+@torch.no_grad()
+def test_released_features_change_nothing(encoder, in_feature):
+    head, given = make_head(encoder, in_feature), features()
+    expected = head(given, embed=False)
+    assert list(given) == ["res4", "res5"]
+    for found, other in zip(head(given, embed=False, release=True), expected, strict=True):
+        assert torch.equal(found, other)
+    assert list(given) == ["res5"]
+
+
 PADDING = Padding([(24, 32), (15, 9)], (24, 32))
 
 
@@ -81,7 +95,7 @@ def test_padding_reaches_the_decoders(encoder):
     assert not torch.allclose(prediction.class_logits[:, 1], without.class_logits[:, 1], atol=1e-3)
 
 
-def test_other_projects_parts_need_not_know_of_padding():
+def test_other_projects_parts_need_not_know_of_padding_or_release():
     class Pixels(nn.Module):
         def forward_features(self, features):
             return features["res4"], None
@@ -92,7 +106,7 @@ def test_other_projects_parts_need_not_know_of_padding():
 
     head, given = make_head(), features()
     head.pixel_decoder, head.predictor = Pixels(), Queries()
-    feature, pixel_embed = head(given, PADDING)
+    feature, pixel_embed = head(given, PADDING, release=True)
     assert feature is given["res5"]
     assert pixel_embed is given["res4"]
 

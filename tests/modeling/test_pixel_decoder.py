@@ -1,5 +1,8 @@
 """Pixel decoders: any sizes, nearest upsampling by brute force, names, the encoder."""
 
+import weakref
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,9 +33,9 @@ def features(sizes, batch=2, seed=0):
     }
 
 
-def transformer_decoder(**options):
+def transformer_decoder(conv_dim=32, **options):
     options = {"num_heads": 4, "feedforward": 16, "dropout": 0.0, "encoder_layers": 2} | options
-    return TransformerEncoderPixelDecoder(CHANNELS, conv_dim=32, mask_dim=5, **options)
+    return TransformerEncoderPixelDecoder(CHANNELS, conv_dim=conv_dim, mask_dim=5, **options)
 
 
 def block(x, conv, relu):
@@ -96,6 +99,26 @@ def test_the_encoder_sees_positions():
     decoder, given = transformer_decoder().eval(), features(SIZES[0], batch=1)
     turned = decoder({**given, "res5": given["res5"].flip(3)}).encoded.flip(3)
     assert (turned - decoder(given).encoded).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("make", [partial(BasePixelDecoder, CHANNELS), transformer_decoder])
+@torch.no_grad()
+def test_released_features_are_gone_before_the_next_step(make):
+    decoder, given = make(conv_dim=32).eval(), features(SIZES[1]) | {"other": torch.zeros(1)}
+    expected = decoder(given)
+    assert list(given) == [*CHANNELS, "other"]
+    held, seen = [], {name: weakref.ref(x) for name, x in given.items()}
+
+    def note(*_):
+        held.append([name for name, x in seen.items() if x() is not None])
+
+    for name in ("adapter_3", "adapter_2", "adapter_1"):  # coarsest first
+        decoder.get_submodule(name).norm.register_forward_pre_hook(note)
+    found = decoder.forward_features(given, release=True)
+    assert torch.equal(found.pixel_embed, expected.pixel_embed)
+    kept = ["res5", "other"]
+    assert held == [["res2", "res3", *kept], ["res2", *kept], kept]
+    assert list(given) == kept
 
 
 def test_order_of_names():
