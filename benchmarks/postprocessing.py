@@ -28,9 +28,9 @@ from torch.overrides import TorchFunctionMode
 
 from benchmarks import reference
 from benchmarks.measure import add_arguments, compare, peak_mib, report, seconds
-from mask_former.functional import resampling
+from mask_former.functional import banding
+from mask_former.functional.lazy_masks import lazy_masks
 from mask_former.functional.panoptic import panoptic_inference
-from mask_former.functional.resampling import lazy_masks
 from mask_former.functional.semantic import semantic_inference
 
 QUERIES, CHANNELS, SURE, STRIDE, DIVISOR = 100, 256, 15, 4, 32
@@ -85,13 +85,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints a table."""
+    """Prints each row as soon as it is measured, then the table."""
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
     rows = []
     for name, result in product(args.shapes, args.results):
         rows.append({"shape": name, "result": result})
         rows[-1] |= measure(SHAPES[name], result, args.pairs, args.budget * 2**30)
+        print(rows[-1], flush=True)
     report(rows, args)
 
 
@@ -205,7 +206,7 @@ def reference_bytes(shape: Shape, result: str) -> int:
 def host_reads(work: Callable[[], object]) -> int:
     """How often the host waits to read from the device."""
     if not torch.cuda.is_available():
-        with HostReads() as reads, mock.patch.object(resampling, "reading_is_free", _never):
+        with HostReads() as reads, mock.patch.object(banding, "reading_is_free", _never):
             work()
         return reads.count
     with warnings.catch_warnings(record=True) as caught:

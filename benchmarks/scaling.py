@@ -34,9 +34,9 @@ from benchmarks.criterion import (
 )
 from benchmarks.measure import Work, peak_mib, seconds
 from benchmarks.sides import device, given_prediction
+from mask_former.functional.lazy_masks import LazyMasks, lazy_masks
 from mask_former.functional.panoptic import panoptic_inference
 from mask_former.functional.points import PointOptions
-from mask_former.functional.resampling import LazyMasks, lazy_masks
 from mask_former.functional.semantic import semantic_inference
 
 BASE = Shape(images=2, height=256, width=256, segments=10, classes=150)

@@ -13,7 +13,7 @@ from mask_former.d2.build import build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_yaml
 from mask_former.d2.inference import optimize_for_inference
-from mask_former.functional.resampling import lazy_masks
+from mask_former.functional.lazy_masks import lazy_masks
 from mask_former.structures import MaskPrediction, MaskTarget
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "ade20k-150"

@@ -13,8 +13,8 @@ from mask_former.d2.build import mask_former_arguments
 from mask_former.d2.errors import InputError
 from mask_former.d2.registry import register
 from mask_former.functional.instances import InstanceResult, pending_instances
+from mask_former.functional.lazy_masks import LazyMasks, lazy_masks
 from mask_former.functional.panoptic import pending_panoptic
-from mask_former.functional.resampling import LazyMasks, lazy_masks
 from mask_former.functional.semantic import general_semantic_inference, semantic_inference
 from mask_former.functional.targets import pad_target
 from mask_former.functional.transfer import Pending, read_once

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mask_former.functional.resampling import LazyMasks, as_lazy, bands, leading
+from mask_former.functional.banding import bands, leading
+from mask_former.functional.lazy_masks import LazyMasks, as_lazy
 from mask_former.functional.transfer import Pending, read_once
 
 
@@ -108,8 +109,8 @@ def _binary_masks(masks: LazyMasks, mask_of_pair: Tensor) -> _BinaryMasks:
         like.new_zeros(m),
         like.new_zeros(m, dtype=masks.dtype),
     )
-    for start, stop in bands(masks.size, m, n, like.device):
-        _fill_in_band(found, masks.rows(start, stop), mask_of_pair, start)
+    for start, stop, formed in masks.in_bands(m, n):
+        _fill_in_band(found, formed.rows(start, stop), mask_of_pair, start)
     return found
 
 

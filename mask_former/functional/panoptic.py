@@ -10,8 +10,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from mask_former.functional.banding import bands
 from mask_former.functional.competition import compete, find_candidates
-from mask_former.functional.resampling import LazyMasks, bands
+from mask_former.functional.lazy_masks import LazyMasks
 from mask_former.functional.transfer import Pending, read_once
 
 

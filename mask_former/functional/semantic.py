@@ -2,7 +2,7 @@
 
 Semantic inference marginalises over all queries; general inference takes those alone that win in a
 contest for the pixels. Mask logits come as a tensor or as
-:class:`~mask_former.functional.resampling.LazyMasks`; either way a result is formed a band of rows
+:class:`~mask_former.functional.lazy_masks.LazyMasks`; either way a result is formed a band of rows
 at a time. Numbers are float32, or float64 if the input is. Nothing here keeps gradients, or reads
 from the device.
 """
@@ -12,8 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mask_former.functional.banding import bands
 from mask_former.functional.competition import compete, find_candidates
-from mask_former.functional.resampling import LazyMasks, Resize, Size, as_lazy, bands
+from mask_former.functional.lazy_masks import LazyMasks, as_lazy
+from mask_former.functional.resampling import Resize, Size
 
 
 @torch.no_grad()

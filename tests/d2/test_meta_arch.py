@@ -17,7 +17,7 @@ from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts
 from mask_former.d2.data.dataset_mappers import MaskFormerSemanticDatasetMapper
 from mask_former.d2.errors import InputError
-from mask_former.functional import resampling
+from mask_former.functional import banding
 from mask_former.functional.semantic import semantic_inference
 
 HEAD, MASK_FORMER = "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
@@ -264,7 +264,7 @@ def test_results_without_embeddings_are_those_with_them(valid_mask, queries, sem
 
 @torch.no_grad()
 def test_all_results_of_an_image_wait_once_for_the_device(monkeypatch):
-    monkeypatch.setattr(resampling, "reading_is_free", lambda _: False)
+    monkeypatch.setattr(banding, "reading_is_free", lambda _: False)
     keys = {f"{MASK_FORMER}.TEST.{kind}_ON": True for kind in ("SEMANTIC", "PANOPTIC", "INSTANCE")}
     things = {"DATASETS.TRAIN": "('shapes_panoptic_train',)", f"{HEAD}.NUM_CLASSES": 7}
     model = make_model(keys | things).eval()

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from benchmarks.postprocessing import HostReads
-from mask_former.functional import resampling
+from mask_former.functional import banding
 from mask_former.functional.instances import instance_inference
-from mask_former.functional.resampling import lazy_masks
+from mask_former.functional.lazy_masks import lazy_masks
 
 
 def random_case(seed):
@@ -81,7 +81,7 @@ def test_room_for_more_queries_than_there_are_changes_nothing(monkeypatch):
     """As on an accelerator, where the number of distinct queries is not read."""
     cases = [random_case(seed) for seed in range(200)]
     expected = [instance_inference(*case, 7) for case in cases]
-    monkeypatch.setattr(resampling, "reading_is_free", lambda _: False)
+    monkeypatch.setattr(banding, "reading_is_free", lambda _: False)
     for case, known in zip(cases, expected, strict=True):
         with HostReads() as reads:
             found = instance_inference(*case, 7)
@@ -91,7 +91,7 @@ def test_room_for_more_queries_than_there_are_changes_nothing(monkeypatch):
 
 
 def test_bands_and_resizing_change_nothing(monkeypatch):
-    monkeypatch.setattr(resampling, "CACHED", 1)  # a row each
+    monkeypatch.setattr(banding, "CACHED", 1)  # a row each
     g = torch.Generator().manual_seed(0)
     class_logits = torch.randn(6, 4, generator=g)
     embeds = torch.randn(6, 5, generator=g), torch.randn(5, 7, 6, generator=g)

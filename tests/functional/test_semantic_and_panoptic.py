@@ -8,10 +8,10 @@ import torch
 from benchmarks import reference
 from benchmarks.measure import peak_mib
 from benchmarks.postprocessing import HostReads, host_reads
-from mask_former.functional import resampling
+from mask_former.functional import banding
 from mask_former.functional.instances import instance_inference, pending_instances
+from mask_former.functional.lazy_masks import lazy_masks
 from mask_former.functional.panoptic import panoptic_inference, pending_panoptic
-from mask_former.functional.resampling import lazy_masks
 from mask_former.functional.semantic import general_semantic_inference, semantic_inference
 from mask_former.functional.transfer import read_once
 
@@ -278,7 +278,7 @@ def three_keys(segments):
 @pytest.mark.parametrize("cached", [1, 60, 10**6])
 def test_results_from_embeddings_equal_the_plain_reference(monkeypatch, cached):
     """Over geometry, classes, thresholds and heights of bands."""
-    monkeypatch.setattr(resampling, "CACHED", cached)
+    monkeypatch.setattr(banding, "CACHED", cached)
     segments_found = 0
     for seed in range(350):
         case = embedded_case(seed)
@@ -302,7 +302,7 @@ def test_candidates_that_are_not_counted_first_give_the_same_with_one_read(monke
     """As on an accelerator."""
     cases = [random_case(seed) for seed in range(120)]
     expected = [panoptic_inference(*case) for case in cases]
-    monkeypatch.setattr(resampling, "reading_is_free", lambda _: False)
+    monkeypatch.setattr(banding, "reading_is_free", lambda _: False)
     for case, (ids, segments) in zip(cases, expected, strict=True):
         with HostReads() as reads:
             found_ids, found = panoptic_inference(*case)
@@ -312,7 +312,7 @@ def test_candidates_that_are_not_counted_first_give_the_same_with_one_read(monke
 
 
 def test_segments_and_instances_are_read_together(monkeypatch):
-    monkeypatch.setattr(resampling, "reading_is_free", lambda _: False)
+    monkeypatch.setattr(banding, "reading_is_free", lambda _: False)
     for seed in range(50):
         class_logits, mask_logits, things, *thresholds = random_case(seed)
         panoptic = class_logits, mask_logits, things, *thresholds
@@ -329,7 +329,7 @@ def test_segments_and_instances_are_read_together(monkeypatch):
 
 
 def test_semantic_results_read_nothing(monkeypatch):
-    monkeypatch.setattr(resampling, "reading_is_free", lambda _: False)
+    monkeypatch.setattr(banding, "reading_is_free", lambda _: False)
     for seed in range(50):
         class_logits, mask_logits, _, *thresholds = random_case(seed)
         expected = slow_general(class_logits, mask_logits, *thresholds)
@@ -363,7 +363,7 @@ def test_cuda_waits_once_for_a_result():
 
 @pytest.mark.parametrize("cached", [1, 10**6])
 def test_labels_are_those_of_the_highest_scores(monkeypatch, cached):
-    monkeypatch.setattr(resampling, "CACHED", cached)
+    monkeypatch.setattr(banding, "CACHED", cached)
     for seed in range(100):
         class_logits, embeds, (padded, size, output), _, thresholds = embedded_case(seed)
         masks = lazy_masks(*embeds, padded, size)
