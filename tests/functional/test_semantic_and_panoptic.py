@@ -328,6 +328,17 @@ def test_segments_and_instances_are_read_together(monkeypatch):
         assert all(map(torch.equal, instances, instance_inference(*instance)))
 
 
+@pytest.mark.parametrize("where", ["one mask", "one pixel", "all"])
+def test_masks_that_are_not_numbers_give_a_map_of_the_segments(where):
+    class_logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [9.0, 0.0, 0.0]])
+    mask_logits = torch.full((3, 4, 5), 3.0)
+    mask_logits[:, :, 2:] = torch.tensor([-3.0, 5.0, -5.0])[:, None, None]
+    parts = {"one mask": (1,), "one pixel": (slice(None), 0, 0), "all": (slice(None),)}
+    mask_logits[parts[where]] = torch.nan
+    ids, segments = panoptic_inference(class_logits, mask_logits, {0}, 0.5, 0.0)
+    assert set(ids.unique().tolist()) <= {0, *(segment["id"] for segment in segments)}
+
+
 def test_semantic_results_read_nothing(monkeypatch):
     monkeypatch.setattr(banding, "reading_is_free", lambda _: False)
     for seed in range(50):
