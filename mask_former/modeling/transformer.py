@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mask_former.modeling.attention import Attention
+
 
 class _FeedForward(nn.Module):
     """What encoder and decoder layers share: the FFN, and norms before or after each step."""
@@ -29,7 +31,7 @@ class TransformerEncoderLayer(_FeedForward):
     ) -> None:
         super().__init__()
         self.pre_norm = pre_norm
-        self.self_attn = nn.MultiheadAttention(channels, num_heads, dropout, batch_first=True)
+        self.self_attn = Attention(channels, num_heads, dropout)
         self.linear1 = nn.Linear(channels, feedforward)
         self.dropout = nn.Dropout(dropout)
         self.linear2 = nn.Linear(feedforward, channels)
@@ -47,7 +49,7 @@ class TransformerEncoderLayer(_FeedForward):
         return self.norm2(x + self.dropout2(self.feed_forward(x)))
 
     def _attend(self, x: Tensor, pos: Tensor, padded: Tensor | None) -> Tensor:
-        return self.self_attn(x + pos, x + pos, x, key_padding_mask=padded, need_weights=False)[0]
+        return self.self_attn(x + pos, x + pos, x, padded)
 
 
 class TransformerDecoderLayer(_FeedForward):
@@ -58,8 +60,8 @@ class TransformerDecoderLayer(_FeedForward):
     ) -> None:
         super().__init__()
         self.pre_norm = pre_norm
-        self.self_attn = nn.MultiheadAttention(channels, num_heads, dropout, batch_first=True)
-        self.multihead_attn = nn.MultiheadAttention(channels, num_heads, dropout, batch_first=True)
+        self.self_attn = Attention(channels, num_heads, dropout)
+        self.multihead_attn = Attention(channels, num_heads, dropout)
         self.linear1 = nn.Linear(channels, feedforward)
         self.dropout = nn.Dropout(dropout)
         self.linear2 = nn.Linear(feedforward, channels)
@@ -100,14 +102,12 @@ class TransformerDecoderLayer(_FeedForward):
         return self.norm3(x + self.dropout3(self.feed_forward(x)))
 
     def _attend_queries(self, x: Tensor, query_pos: Tensor) -> Tensor:
-        return self.self_attn(x + query_pos, x + query_pos, x, need_weights=False)[0]
+        return self.self_attn(x + query_pos, x + query_pos, x)
 
     def _attend_image(
         self, x: Tensor, query_pos: Tensor, key: Tensor, value: Tensor, padded: Tensor | None
     ) -> Tensor:
-        return self.multihead_attn(
-            x + query_pos, key, value, key_padding_mask=padded, need_weights=False
-        )[0]
+        return self.multihead_attn(x + query_pos, key, value, padded)
 
 
 class TransformerEncoder(nn.Module):
