@@ -61,9 +61,10 @@ def compete(candidates: Candidates, overlap_threshold: float) -> Contest:
     owner = scores.new_empty(masks.size, dtype=torch.int32)
     original_area = torch.zeros_like(scores, dtype=torch.float64)
     rank = torch.arange(len(scores), 0, -1, dtype=scores.dtype, device=scores.device)
+    weights = scores[:, None, None], rank[:, None, None]
     # A band holds the masks one and a half times, and a few maps; together about twice as much.
     for start, stop, formed in masks.in_bands(masks.number * 3 // 4 + 5, 1):
-        original_area += _win(formed.rows(start, stop), scores, rank, owner[start:stop])
+        original_area += _win(formed.rows(start, stop), *weights, owner[start:stop])
     area = _areas(owner, len(scores))
     # The ratio is taken as the original takes it, in double precision.
     enough = area.double() / original_area >= overlap_threshold
@@ -74,13 +75,14 @@ def _win(logits: Tensor, scores: Tensor, rank: Tensor, owner: Tensor) -> Tensor:
     """Fills in the owners of some rows; returns how many pixels each mask has there, [n].
 
     In place of ``max(dim=0)``, whose indices take a CPU ten times as long as its values: of those
-    that are the highest, the first, which has the highest rank: n, n - 1, …, 1.
+    that are the highest, the first, which has the highest rank: n, n - 1, …, 1. ``scores`` and
+    ``rank`` are [n, 1, 1].
     """
     probs = logits.sigmoid_()
     inside = torch.cat([_num_likely(some) for some in probs.chunk(2)])  # for less memory
-    probs.mul_(scores[:, None, None])
+    probs.mul_(scores)
     torch.eq(probs, probs.amax(dim=0), out=probs)
-    owner.copy_(torch.rsub(probs.mul_(rank[:, None, None]).amax(dim=0), len(rank)))
+    owner.copy_(torch.rsub(probs.mul_(rank).amax(dim=0), len(rank)))
     return inside
 
 

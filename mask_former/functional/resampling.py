@@ -5,6 +5,7 @@ the result need few rows of the source.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -50,18 +51,23 @@ class Resize(NamedTuple):
 
     def _row_weights(self, start: int, stop: int, like: Tensor) -> Tensor:
         """[stop - start, last - first]; how much each row of the source counts."""
-        rows, cells = (
-            torch.arange(*span, dtype=like.dtype, device=like.device)
-            for span in ((start, stop), self.needed(start, stop))
-        )
-        height, scale = self.source[0], self.source[0] / self.whole[0]
-        position = rows.add_(0.5).mul_(scale).sub_(0.5).clamp_(0, height - 1)
+        cells = torch.arange(*self.needed(start, stop), dtype=like.dtype, device=like.device)
+        position = _positions(self.source[0], self.whole[0], like.dtype, like.device)[start:stop]
         return torch.rsub((position[:, None] - cells).abs_(), 1).clamp_(min=0)
 
     def _columns(self, maps: Tensor) -> Tensor:
         if self.source[1] != self.whole[1]:
             maps = _widen(maps, self.whole[1])
         return maps[..., : self.kept[1]]
+
+
+# Kept, because each of many bands asks for a few of them.
+@lru_cache(maxsize=16)
+def _positions(source: int, whole: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[whole]; where each row of the result lies among the rows of the source."""
+    with torch.inference_mode(False):  # so that it serves in any mode
+        rows = torch.arange(whole, dtype=dtype, device=device)
+        return rows.add_(0.5).mul_(source / whole).sub_(0.5).clamp_(0, source - 1)
 
 
 def _widen(maps: Tensor, width: int) -> Tensor:
