@@ -17,13 +17,14 @@ threads that wait for each other burn the core that the other one needs.
 import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from benchmarks import reference
-from benchmarks.measure import add_arguments, compare, report
+from benchmarks.measure import add_arguments, compare, printed, report
 from mask_former.functional.mask_losses import matched_mask_losses
 from mask_former.functional.matching import Matches, bipartite_matching
 from mask_former.functional.points import PointOptions
@@ -68,11 +69,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints a table."""
+    """Prints each row as soon as it is measured, then the table."""
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
-    rows = [measure(shape, method, args.pairs) for shape in args.shapes for method in args.methods]
-    report(rows, args)
+    cells = product(args.shapes, args.methods)
+    report(printed(measure(*cell, args.pairs) for cell in cells), args)
 
 
 def measure(shape: str, method: str, pairs: int) -> dict[str, str | float | None]:

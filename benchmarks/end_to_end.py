@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from benchmarks.criterion import Shape, random_targets
-from benchmarks.measure import Work, add_arguments, compare, report
+from benchmarks.measure import Work, add_arguments, compare, printed, report
 from benchmarks.sides import (
     CLASSES,
     DTYPES,
@@ -74,12 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_transformers()
     torch.set_num_threads(args.threads)
     batches = [TRAIN_BATCH] if args.train else args.batch
-    rows: list[dict[str, Any]] = []
-    for parts in itertools.product(args.models, args.tasks, batches, args.dtypes, args.modes):
-        setting = Setting(*parts, args.size, args.train, args.channels_last)
-        for row in measure(setting, args.pairs):
-            print(row, flush=True)
-            rows.append(row)
+    cells = itertools.product(args.models, args.tasks, batches, args.dtypes, args.modes)
+    settings = (Setting(*cell, args.size, args.train, args.channels_last) for cell in cells)
+    rows = printed(row for setting in settings for row in measure(setting, args.pairs))
     report(rows, args, versions())
     print(summary(rows))
 

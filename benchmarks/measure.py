@@ -10,7 +10,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pairs", type=int, default=5, help="timed pairs; default: %(default)s")
     add("--threads", type=int, default=2, help="of torch; default: %(default)s")
     add("--json", metavar="FILE", help="also write the figures")
+
+
+def printed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a table, each shown as soon as it is measured."""
+    shown = []
+    for row in rows:
+        print(row, flush=True)
+        shown.append(row)
+    return shown
 
 
 def report(rows: Sequence[dict[str, Any]], args: argparse.Namespace, versions: str = "") -> None:

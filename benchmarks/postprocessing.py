@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from benchmarks import reference
-from benchmarks.measure import add_arguments, compare, peak_mib, report, seconds
+from benchmarks.measure import add_arguments, compare, peak_mib, printed, report, seconds
 from mask_former.functional import banding
 from mask_former.functional.lazy_masks import lazy_masks
 from mask_former.functional.panoptic import panoptic_inference
@@ -88,12 +88,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints each row as soon as it is measured, then the table."""
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
-    rows = []
-    for name, result in product(args.shapes, args.results):
-        rows.append({"shape": name, "result": result})
-        rows[-1] |= measure(SHAPES[name], result, args.pairs, args.budget * 2**30)
-        print(rows[-1], flush=True)
-    report(rows, args)
+    rows = (
+        {"shape": name, "result": result}
+        | measure(SHAPES[name], result, args.pairs, args.budget * 2**30)
+        for name, result in product(args.shapes, args.results)
+    )
+    report(printed(rows), args)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from benchmarks.criterion import (
     random_targets,
     whole_step,
 )
-from benchmarks.measure import Work, peak_mib, seconds
+from benchmarks.measure import Work, peak_mib, printed, seconds
 from benchmarks.sides import device, given_prediction
 from mask_former.functional.lazy_masks import LazyMasks, lazy_masks
 from mask_former.functional.panoptic import panoptic_inference
@@ -65,10 +65,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the figures and the exponents."""
+    """Prints each row as soon as it is measured, then the table and the exponents."""
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
-    rows = [row for axis in args.axes for n in AXES[axis] for row in measure(axis, n, args.runs)]
+    cells = ((axis, value) for axis in args.axes for value in AXES[axis])
+    rows = printed(row for cell in cells for row in measure(*cell, args.runs))
     print(f"{args.threads} threads, {args.runs} runs, torch {torch.__version__}, base {BASE}")
     print(tabulate(rows, headers="keys", floatfmt=".1f"))
     print(tabulate(exponents(rows), headers="keys", floatfmt=".2f"))
