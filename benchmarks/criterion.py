@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference
+from benchmarks.host_reads import host_reads
 from benchmarks.measure import add_arguments, compare, printed, report
 from mask_former.functional.mask_losses import matched_mask_losses
 from mask_former.functional.matching import Matches, bipartite_matching
@@ -94,6 +95,8 @@ def measure(shape: str, method: str, pairs: int) -> dict[str, str | float | None
         "ours MiB": found.ours_mib,
         "reference MiB": found.reference_mib,
         "memory ratio": found.memory_ratio,
+        "reads": host_reads(ours),
+        "reference reads": host_reads(plain),
         "largest difference": difference,
     }
 

@@ -21,6 +21,10 @@ format as each has it or both channels last. measure.py has the protocol. The wo
   which is less work and not the same number ("same" is the share of pixels on which they agree);
 * ``train``: forward, matching, losses of all six layers and backward, with 10 segments an image,
   without the optimizer, which would be the same. The ResNets' norms are frozen on both sides.
+
+GFLOPs are those of the plain forward pass, or of our training step (matrix_rate.py); "of rate" is
+the share that a side reaches of the machine's rate of matrix products in the same precision; reads
+are those of the host from the device (host_reads.py).
 """
 
 import argparse
@@ -32,6 +36,8 @@ from typing import Any
 import torch
 
 from benchmarks.criterion import Shape, random_targets
+from benchmarks.host_reads import host_reads
+from benchmarks.matrix_rate import matrix_rate, model_flops
 from benchmarks.measure import Work, add_arguments, compare, printed, report
 from benchmarks.sides import (
     CLASSES,
@@ -139,20 +145,15 @@ def measure_inference(
         found = ours.class_maps(ours.result(images, given))
         expected = theirs.class_maps(theirs.result(normalised, *logits))
         same = (torch.stack(found) == torch.stack(expected)).double().mean().item()
-        forward = cell(
-            setting,
-            "forward",
-            lambda: ours.forward(normalised),
-            lambda: theirs.forward(normalised),
-            pairs,
-        )
-        result = cell(
-            setting,
-            "result",
-            lambda: ours.result(images, given),
-            lambda: theirs.result(normalised, *logits),
-            pairs,
-        )
+        flops = model_flops(lambda: ours.plain_forward(normalised))
+        works = {
+            "forward": (lambda: ours.forward(normalised), lambda: theirs.forward(normalised)),
+            "result": (
+                lambda: ours.result(images, given),
+                lambda: theirs.result(normalised, *logits),
+            ),
+        }
+        forward, result = (cell(setting, work, *works[work], pairs, flops) for work in works)
     return [forward, result | {"same": same}]
 
 
@@ -163,7 +164,7 @@ def measure_training(setting: Setting, ours: Ours, theirs: Theirs, pairs: int) -
     step_ours = ours.training_step(setting, images, targets)
     step_theirs = theirs.training_step(setting, normalise(images), targets)
     step_ours(), step_theirs()  # compiled here
-    return cell(setting, "train", step_ours, step_theirs, pairs)
+    return cell(setting, "train", step_ours, step_theirs, pairs, model_flops(step_ours))
 
 
 def shape_of(setting: Setting, segments: int) -> Shape:
@@ -171,9 +172,12 @@ def shape_of(setting: Setting, segments: int) -> Shape:
     return Shape(setting.batch, setting.size, setting.size, segments, CLASSES[setting.task])
 
 
-def cell(setting: Setting, work: str, ours: Work, theirs: Work, pairs: int) -> dict[str, Any]:
+def cell(
+    setting: Setting, work: str, ours: Work, theirs: Work, pairs: int, flops: int
+) -> dict[str, Any]:
     """One row of the table."""
     found = compare(ours, theirs, pairs)
+    rate = matrix_rate(DTYPES[setting.dtype], device())
     return {
         "model": setting.model,
         "task": setting.task,
@@ -188,6 +192,11 @@ def cell(setting: Setting, work: str, ours: Work, theirs: Work, pairs: int) -> d
         "time ratio": found.time_ratio,
         "ours MiB": found.ours_mib,
         "theirs MiB": found.reference_mib,
+        "GFLOPs": flops / 1e9,
+        "ours of rate": flops / (found.ours_ms / 1000) / rate,
+        "theirs of rate": flops / (found.reference_ms / 1000) / rate,
+        "ours reads": host_reads(ours),
+        "theirs reads": host_reads(theirs),
     }
 
 

@@ -10,25 +10,22 @@ reference holds at once, would exceed the memory budget, it is not measured, sho
 * result: "semantic" are scores, "labels" their best class, "panoptic" is that alone, "both" is
   panoptic and semantic in one go.
 * over output: peak memory over that of the result, which is part of the peak.
-* reads: how often the host reads from the device. Counted on a CPU too, as if it were a device.
+* reads: how often the host reads from the device (host_reads.py).
 """
 
 import argparse
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from statistics import median
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from benchmarks import reference
+from benchmarks.host_reads import host_reads
 from benchmarks.measure import add_arguments, compare, peak_mib, printed, report, seconds
-from mask_former.functional import banding
 from mask_former.functional.lazy_masks import lazy_masks
 from mask_former.functional.panoptic import panoptic_inference
 from mask_former.functional.semantic import semantic_inference
@@ -201,45 +198,6 @@ def reference_bytes(shape: Shape, result: str) -> int:
     """What the reference holds at once, about: masks and scores, each before and after a step."""
     maps = 2 * QUERIES + (0 if result == "panoptic" else 2 * shape.classes)
     return 4 * maps * shape.padded[0] * shape.padded[1]
-
-
-def host_reads(work: Callable[[], object]) -> int:
-    """How often the host waits to read from the device."""
-    if not torch.cuda.is_available():
-        with HostReads() as reads, mock.patch.object(banding, "reading_is_free", _never):
-            work()
-        return reads.count
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        work()
-        torch.cuda.set_sync_debug_mode("default")
-    return len(caught)
-
-
-def _never(_: torch.device) -> bool:
-    return False
-
-
-class HostReads(TorchFunctionMode):
-    """Counts the calls whose result the host needs to go on, or whose result's size."""
-
-    READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
-    SIZES = ("nonzero", "masked_select", "unique", "bincount", "argwhere")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        name = getattr(func, "__name__", "")
-        if name == "__getitem__":
-            index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            self.count += any(isinstance(i, Tensor) and i.dtype == torch.bool for i in index)
-        self.count += name in self.READS + self.SIZES
-        return func(*args, **(kwargs or {}))
 
 
 if __name__ == "__main__":

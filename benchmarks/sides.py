@@ -130,6 +130,10 @@ class Ours:
         ]
         return prediction.class_logits[-1], [lazy.pixel_embed for lazy in masks]
 
+    def plain_forward(self, images: Tensor) -> Tensor:
+        """Mask logits [B, Q, h, w], by way of the embeddings, whose convolution forward saves."""
+        return self.model.sem_seg_head(self.model.backbone(images)).mask_logits()
+
     def result(self, images: Tensor, given: MaskPrediction) -> list[dict[str, Any]]:
         """Results of images in 0..255, with the given prediction in place of the head's."""
         predict = self.model.predict

@@ -36,4 +36,8 @@ def test_table_and_json(tmp_path, capsys, monkeypatch, method):
     else:
         assert row["largest difference"] < 1e-5
     assert min(row["time ratio"], row["memory ratio"], row["ours ms"], row["ours MiB"]) > 0
+    reads = 0 if method == "losses" else 1  # the matches of "losses" are given
+    assert row["reads"] == reads
+    # Of each of two layers and images the costs, and as often the matches' labels or masks.
+    assert row["reference reads"] >= 4 * reads
     assert "coco" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import end_to_end, sides
 from benchmarks.criterion import Shape
+from benchmarks.measure import Comparison
 
 TINY = sides.Setting("R50", "semantic", 2, "float32", "eager", 64, train=False)
 
@@ -68,6 +69,18 @@ def test_our_training_step_gives_gradients():
 def test_classes_of_segments():
     ids = torch.tensor([[0, 1], [2, 2]])
     assert sides.class_map(ids, {1: 7, 2: 3}).tolist() == [[-1, 7], [3, 3]]
+
+
+def test_a_cell_relates_flops_to_the_rate_of_products(monkeypatch):
+    monkeypatch.setattr(end_to_end, "compare", lambda *_: Comparison(500, 1000, 0.5, 1, 2))
+    monkeypatch.setattr(end_to_end, "matrix_rate", lambda *_: 8e9)
+    x = torch.ones(2)
+    works = (lambda: x.tolist(), lambda: (x[0].item(), x.cpu()))
+    row = end_to_end.cell(TINY, "forward", *works, pairs=5, flops=10**9)
+    assert row["GFLOPs"] == 1
+    assert (row["ours of rate"], row["theirs of rate"]) == (0.25, 0.125)
+    assert (row["ours images/s"], row["theirs images/s"]) == (4, 2)
+    assert (row["ours reads"], row["theirs reads"]) == (1, 2)
 
 
 def test_summary_has_means_and_names_what_is_slower():

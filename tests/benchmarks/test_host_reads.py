@@ -1,0 +1,32 @@
+"""What counts as a read from the device."""
+
+import torch
+
+from benchmarks.host_reads import HostReads, host_reads
+from mask_former.functional import banding
+
+
+def test_reads_are_counted():
+    x = torch.tensor([1.0, 2.0])
+    with HostReads() as reads:
+        _ = x + x
+        _ = x[torch.tensor([0])]
+        assert reads.count == 0
+        _ = int(x[0]), x[1].item(), x.tolist(), bool(x[0] > 0)
+        assert reads.count == 4
+        _ = x[x > 1], x.nonzero()
+        assert reads.count == 6
+
+
+def test_work_runs_as_on_a_device_and_uncompiled():
+    seen = []
+
+    @torch.compile
+    def work():
+        seen.append(torch.compiler.is_compiling())
+        seen.append(banding.reading_is_free(torch.device("cpu")))
+        return torch.ones(3).cpu()
+
+    assert host_reads(work) == 1
+    assert seen == [False, False]
+    assert banding.reading_is_free(torch.device("cpu"))
