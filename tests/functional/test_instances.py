@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.postprocessing import HostReads
+from benchmarks.host_reads import HostReads
 from mask_former.functional import banding
 from mask_former.functional.instances import instance_inference
 from mask_former.functional.lazy_masks import lazy_masks
