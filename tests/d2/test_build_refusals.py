@@ -78,8 +78,7 @@ REFUSED = {
         ["HIDDEN_DIM is 33", "even"],
     ),
     "width of the encoder": (
-        {**ENCODER, f"{HEAD}.CONVS_DIM": 96, f"{MASK_FORMER}.NHEADS": 32, f"{HEAD}.NORM": "BN"}
-        | {f"{HEAD}.CONVS_DIM": 40},
+        {**ENCODER, f"{HEAD}.CONVS_DIM": 40, f"{MASK_FORMER}.NHEADS": 32, f"{HEAD}.NORM": "BN"},
         ["CONVS_DIM is 40", "NHEADS 32"],
     ),
     "no layers": ({f"{MASK_FORMER}.DEC_LAYERS": 0}, ["DEC_LAYERS is 0", "at least 1"]),

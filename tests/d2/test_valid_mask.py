@@ -28,10 +28,11 @@ def losses_of(model, batch):
     return {name: float(loss) for name, loss in model(batch).items()}
 
 
-def changed(x, where):
+def changed(x, where, seed=0):
     """The sample with random masks in some pixels."""
     instances = x["instances"]
-    random = torch.rand(instances.gt_masks.shape) < 0.5
+    g = torch.Generator().manual_seed(seed)
+    random = torch.rand(instances.gt_masks.shape, generator=g) < 0.5
     masks = torch.where(where, random, instances.gt_masks)
     classes = instances.gt_classes
     return {**x, "instances": Instances(masks.shape[-2:], gt_classes=classes, gt_masks=masks)}
@@ -44,8 +45,8 @@ def test_what_targets_say_of_padded_and_ignored_pixels_changes_no_loss(options):
     # The image beside it is larger, so that the batch adds padding.
     x, beside = padded_sample(), sample(80, 100, [1, 0])
     expected = losses_of(model, [x, beside])
-    for _ in range(3):
-        assert losses_of(model, [changed(x, ~x["valid"]), beside]) == expected
+    for seed in range(3):
+        assert losses_of(model, [changed(x, ~x["valid"], seed), beside]) == expected
     beyond = torch.ones(64, 96, dtype=torch.bool)
     beyond[:50, :70] = False
     assert losses_of(model, [{**x, "valid": x["valid"] | beyond}, beside]) == expected

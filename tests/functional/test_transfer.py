@@ -24,10 +24,12 @@ def test_candidates_that_are_not_counted_first_give_the_same_with_one_read(monke
         assert reads.count == 1
         assert torch.equal(found_ids, ids)
         assert found == segments
+    assert sum(len(segments) > 1 for _, segments in expected) > 20
 
 
 def test_segments_and_instances_are_read_together(monkeypatch):
     monkeypatch.setattr(banding, "reading_is_free", lambda _: False)
+    both = 0
     for seed in range(50):
         class_logits, mask_logits, things, *thresholds = random_case(seed)
         panoptic = class_logits, mask_logits, things, *thresholds
@@ -41,6 +43,8 @@ def test_segments_and_instances_are_read_together(monkeypatch):
         assert torch.equal(ids, expected_ids)
         assert segments == expected_segments
         assert all(map(torch.equal, instances, instance_inference(*instance)))
+        both += bool(segments) and len(instances.scores) > 0
+    assert both > 10
 
 
 def test_semantic_results_read_nothing(monkeypatch):

@@ -132,7 +132,7 @@ def test_mask_logits_with_gradients_exist_for_matched_queries_only():
     assert largest < prediction.mask_logits().numel()
 
 
-def test_padding_and_batch_order_do_not_matter():
+def test_batch_order_does_not_matter():
     prediction, targets = random_case([3, 2])
     swapped = MaskPrediction(
         prediction.class_logits.flip(1),

@@ -36,7 +36,7 @@ def test_images_of_different_sizes_in_a_batch_are_as_alone():
     prediction, targets = random_case([3, 2])
     smaller = targets[1]._replace(size=(8, 12))
     both = make_criterion()(prediction, [targets[0], smaller])
-    total = 0
+    total = dict.fromkeys((name for name in both if not name.startswith("loss_ce")), 0.0)
     for i, target in enumerate([targets[0], smaller]):
         masks = target.masks if target.size is None else target.masks[:, :8, :12]
         maps = prediction.pixel_embed[i : i + 1]
@@ -45,8 +45,11 @@ def test_images_of_different_sizes_in_a_batch_are_as_alone():
             prediction.class_logits[:, i : i + 1], prediction.mask_embed[:, i : i + 1], maps
         )
         losses = make_criterion()(alone, [MaskTarget(target.labels, masks)])
-        total = total + len(target.labels) * losses["loss_mask"].detach()
-    assert float(both["loss_mask"].detach()) == pytest.approx(float(total) / 5, rel=1e-12)
+        for name in total:
+            total[name] += len(target.labels) * losses[name].item()
+    assert len(total) == 6
+    for name, loss in total.items():
+        assert both[name].item() == pytest.approx(loss / 5, rel=1e-12)
 
 
 @METHODS
