@@ -30,8 +30,6 @@ def join_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
     return x.transpose(2, 3).reshape(len(x), height, width, -1)
 
 
-# Bounded, because images of many sizes come by; a stage needs one mask for all of its blocks.
-@lru_cache(maxsize=16)
 def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
     """Pairs of cells of a window that only the cyclic shift has brought together.
 
@@ -44,7 +42,12 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
     Returns:
         bool [n, N, N]
     """
+    # The compiler cannot use what is kept, and would warn of it.
+    make = _shift_mask if torch.compiler.is_compiling() else _kept_shift_mask
+    return make(height, width, window, device)
 
+
+def _shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
     def regions(length: int) -> Tensor:
         position = torch.arange(-(-length // window) * window, device=device)
         padded = len(position)
@@ -55,3 +58,7 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
         region = 3 * regions(height)[:, None] + regions(width)
         cells = split_windows(region[None, :, :, None], window)[0, :, :, 0]  # [n, N]
         return cells[:, :, None] != cells[:, None, :]
+
+
+# Bounded, because images of many sizes come by; a stage needs one mask for all of its blocks.
+_kept_shift_mask = lru_cache(maxsize=16)(_shift_mask)

@@ -6,7 +6,7 @@ from torch import nn
 
 from mask_former.modeling.swin import SwinTransformer
 from mask_former.modeling.window_attention import WindowAttention
-from mask_former.modeling.windows import shift_mask
+from mask_former.modeling.windows import _kept_shift_mask
 
 TINY = {
     "embed_dim": 8,
@@ -24,17 +24,17 @@ def make(seed=0, **options):
 
 
 def test_shift_masks_are_built_once_a_size(monkeypatch):
-    shift_mask.cache_clear()
+    _kept_shift_mask.cache_clear()
     model = make(depths=(4, 4)).eval()
     for _ in range(3):
         model(torch.randn(1, 3, 32, 32))
-    assert shift_mask.cache_info().misses == 2  # one for each stage
+    assert _kept_shift_mask.cache_info().misses == 2  # one for each stage
     model(torch.randn(1, 3, 40, 32))
-    assert shift_mask.cache_info().misses == 4
+    assert _kept_shift_mask.cache_info().misses == 4
 
 
 def test_a_mask_made_in_inference_serves_in_training():
-    shift_mask.cache_clear()
+    _kept_shift_mask.cache_clear()
     model = make()
     with torch.inference_mode():
         model(torch.randn(1, 3, 32, 32))

@@ -1,5 +1,7 @@
 """Windows and the mask of their shift, against loops over cells and values of the specification."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -40,3 +42,13 @@ def test_windows_split_and_join():
     assert windows.shape == (2, 6, 4, 3)
     assert torch.equal(windows[1, 3].view(2, 2, 3), x[1, 2:4, 2:4])  # row-major
     assert torch.equal(join_windows(windows, 2, (6, 4)), x)
+
+
+def test_a_mask_is_kept_but_not_for_the_compiler():
+    """Which would warn users of silent incorrectness."""
+    assert shift_mask(7, 5, 4, CPU) is shift_mask(7, 5, 4, CPU)
+    compiled = torch.compile(lambda: shift_mask(7, 5, 4, CPU), backend="eager", fullgraph=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = compiled()
+    assert torch.equal(found, shift_mask(7, 5, 4, CPU))
