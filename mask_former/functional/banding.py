@@ -16,7 +16,11 @@ LAUNCHED = 2**24
 
 
 def bands(
-    size: Size, channels: int, result_channels: int, device: torch.device
+    size: Size,
+    channels: int,
+    result_channels: int,
+    device: torch.device,
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """(start, stop) of bands of rows that are to be formed one after another.
 
@@ -26,14 +30,16 @@ def bands(
         result_channels: of the result; on a CPU a band has up to a tenth of its elements, or more
             if that is few.
         device: of the maps.
+        rows: (first, end) of those of the result that are wanted; None: all.
     """
     height, width = size
     elements = LAUNCHED
     if device.type == "cpu":
         elements = min(CACHED, max(SMALLEST, result_channels * height * width // 10))
-    rows = max(elements // max(channels * width, 1), 1)
-    for start in range(0, height, rows):
-        yield start, min(start + rows, height)
+    step = max(elements // max(channels * width, 1), 1)
+    first, end = rows or (0, height)
+    for start in range(first, end, step):
+        yield start, min(start + step, end)
 
 
 def leading(chosen: Tensor, room: int) -> Tensor:

@@ -18,9 +18,6 @@ from mask_former.functional.padding import crop_to_image
 from mask_former.functional.resampling import Resize, Rows, Size
 from mask_former.structures import Convolution
 
-_TOGETHER = 4
-"""Bands whose logits before resizing are formed together: a sixteenth of the resized ones or so."""
-
 
 class LazyMasks(NamedTuple):
     """Mask logits of n queries as they stand in the result."""
@@ -84,33 +81,39 @@ class LazyMasks(NamedTuple):
         return rows(start, stop)
 
     def in_bands(
-        self, channels: int, result_channels: int
+        self, channels: int, result_channels: int, rows: tuple[int, int] | None = None
     ) -> Iterator[tuple[int, int, "LazyMasks"]]:
         """(start, stop) of :func:`bands`, with masks whose ``rows`` are at hand for these.
 
-        Neighbouring bands need the same rows of the embeddings, whose products are taken once.
+        Neighbouring bands need some of the same logits before resizing, which are formed once.
         """
+        formed = None
         device = self.pixel_embed.device
-        shares = list(bands(self.size, channels, result_channels, device))
-        for i in range(0, len(shares), _TOGETHER):
-            together = shares[i : i + _TOGETHER]
-            formed = self._formed(together[0][0], together[-1][1])
-            for start, stop in together:
-                yield start, stop, formed
+        for start, stop in bands(self.size, channels, result_channels, device, rows):
+            formed = self._formed(start, stop, formed)
+            yield start, stop, formed
 
-    def _formed(self, start: int, stop: int) -> "LazyMasks":
-        """Logits as far as some rows need them, not yet resized."""
+    def _formed(self, start: int, stop: int, before: "LazyMasks | None") -> "LazyMasks":
+        """Logits as far as some rows need them, not yet resized.
+
+        ``before`` is what rows above needed, if anything.
+        """
         if self.mask_embed is None or not self.resizes:
             return self
         for resize in reversed(self.resizes):
             start, stop = resize.needed(start, stop)
-        logits = self._embedded_rows(start, stop)
+        if before is None:
+            logits = self._embedded_rows(start, stop)
+        else:
+            kept = before.pixel_embed[:, start - before.first_row :]
+            logits = torch.cat([kept, self._embedded_rows(start + kept.shape[1], stop)], dim=1)
         return LazyMasks(None, logits, self.resizes, first_row=start)
 
     def _embedded_rows(self, start: int, stop: int) -> Tensor:
         pixels = self.pixel_embed[:, start - self.first_row : stop - self.first_row]
         if self.mask_embed is None:
-            return pixels.to(self.dtype, copy=True)
+            resized = any(resize.source != resize.whole for resize in self.resizes)
+            return pixels.to(self.dtype, copy=not resized)
         logits = self.mask_embed.to(pixels.dtype) @ pixels.flatten(1)
         return logits.view(len(logits), *pixels.shape[1:]).to(self.dtype)
 

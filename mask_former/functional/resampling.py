@@ -45,15 +45,16 @@ class Resize(NamedTuple):
         first, last = self.needed(start, stop)
         maps = source(first, last)
         weights = self._row_weights(start, stop, maps).expand(len(maps), -1, -1)
-        if stop - start < 2 * (last - first):  # so few that to widen them last takes less memory
+        if stop - start <= 2 * (last - first):  # so few that to widen them last takes less memory
             return self._columns(torch.bmm(weights, maps))
         return torch.bmm(weights, self._columns(maps))
 
     def _row_weights(self, start: int, stop: int, like: Tensor) -> Tensor:
         """[stop - start, last - first]; how much each row of the source counts."""
-        cells = torch.arange(*self.needed(start, stop), dtype=like.dtype, device=like.device)
+        first, last = self.needed(start, stop)
         position = _positions(self.source[0], self.whole[0], like.dtype, like.device)[start:stop]
-        return torch.rsub((position[:, None] - cells).abs_(), 1).clamp_(min=0)
+        cells = torch.arange(first, last, dtype=like.dtype, device=like.device)
+        return (position[:, None] - cells).abs_().neg_().add_(1).relu_()
 
     def _columns(self, maps: Tensor) -> Tensor:
         if self.source[1] != self.whole[1]:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mask_former.functional import banding
 from mask_former.functional.lazy_masks import as_lazy, lazy_masks
 from mask_former.structures import Convolution
 
@@ -48,6 +49,19 @@ class ConvolutionInputs(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class Products(TorchDispatchMode):
+    """Counts the pixels whose products with the queries are taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.pixels = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.mm.default:
+            self.pixels += args[1].shape[1]
+        return function(*args, **(kwargs or {}))
+
+
 def test_a_convolution_sees_how_the_maps_lie():
     g = torch.Generator().manual_seed(0)
     maps = torch.randn(2, 4, 5, 6, generator=g)
@@ -75,6 +89,24 @@ def test_bands_of_any_height_equal_whole_masks():
         rows = [masks.rows(a, min(a + step, height)) for a in range(0, height, step)]
         assert tuple(expected.shape) == (masks.number, *masks.size)
         torch.testing.assert_close(torch.cat(rows, dim=1), expected, msg=str(seed))
+
+
+@pytest.mark.parametrize("elements", [1, 60, 10**6])
+def test_bands_one_after_another_equal_whole_masks_and_take_no_product_twice(monkeypatch, elements):
+    monkeypatch.setattr(banding, "SMALLEST", elements)
+    monkeypatch.setattr(banding, "CACHED", elements)
+    for seed in range(300):
+        case = random_case(seed)
+        masks, expected = lazy_masks(*case), whole(*case)
+        height = masks.size[0]
+        first, end = sorted((7 * seed % (height + 1), 11 * seed % (height + 1)))
+        with Products() as products:
+            found = list(masks.in_bands(masks.number, 1, (first, end)))
+            rows = [formed.rows(start, stop) for start, stop, formed in found]
+        assert [y for start, stop, _ in found for y in range(start, stop)] == [*range(first, end)]
+        for (start, stop, _), band in zip(found, rows, strict=True):
+            torch.testing.assert_close(band, expected[:, start:stop], msg=str(seed))
+        assert not masks.resizes or products.pixels <= case[1][0].numel()
 
 
 @pytest.mark.parametrize("heights", [(270, 1080, 719), (97, 389, 1021), (160, 640, 427)])

@@ -143,6 +143,21 @@ def test_an_occluded_query_leaves_void():
     assert ids.tolist() == [[1, 1, 2]]
 
 
+@pytest.mark.parametrize("queries", [255, 256, 300])
+def test_there_may_be_more_queries_than_a_byte_counts(queries):
+    """Each owns a pixel of its own, the first and the last row among them."""
+    g = torch.Generator().manual_seed(0)
+    pixels = torch.randperm(320, generator=g)[:queries]
+    masks = torch.full((queries, 320), -5.0).index_put_(
+        (torch.arange(queries), pixels), torch.tensor(5.0)
+    )
+    case = torch.tensor([[9.0, 0.0]]).repeat(queries, 1), masks.view(queries, 16, 20)
+    ids, segments = panoptic_inference(*case, {0}, 0.5, 0.0)
+    assert len(segments) == queries
+    assert torch.equal(ids.flatten()[pixels], torch.arange(1, queries + 1, dtype=torch.int32))
+    assert segments[0]["area"] == 320 - queries + 1  # what nobody claims goes to the first
+
+
 @pytest.mark.parametrize("where", ["one mask", "one pixel", "all"])
 def test_masks_that_are_not_numbers_give_a_map_of_the_segments(where):
     class_logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [9.0, 0.0, 0.0]])
