@@ -1,4 +1,4 @@
-"""The demo's scripts as modules, and pictures for them."""
+"""The demo's scripts as modules, weights and pictures for them."""
 
 import importlib.util
 import logging
@@ -10,9 +10,14 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.utils.logger import setup_logger
 
-ROOT = Path(__file__).resolve().parents[2]
+from mask_former.d2.build import build_model
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts, merge_yaml
+from tests.demo.running import CONFIG, ROOT
+
 NEIGHBOURS = ("drawing", "outputs", "predictor", "regions", "results", "video")
 
 
@@ -72,6 +77,22 @@ def video_script(scripts: dict[str, ModuleType]) -> ModuleType:
 def shapes_demo(scripts: dict[str, ModuleType]) -> ModuleType:
     """demo/shapes_demo.py."""
     return scripts["shapes_demo"]
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that load random weights of a model that always finds something, with low scores."""
+    few = ["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "3"]
+    cfg = get_mask_former_cfg()
+    merge_yaml(cfg, str(CONFIG))
+    merge_opts(cfg, ["MODEL.DEVICE", "cpu", *few])
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    with torch.no_grad():
+        model.sem_seg_head.predictor.class_embed.bias[-1] = -10.0  # "no object"
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    torch.save({"model": model.state_dict()}, path)
+    return [*few, "MODEL.WEIGHTS", str(path)]
 
 
 @pytest.fixture(scope="session")
