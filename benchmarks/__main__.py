@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     description = __doc__.splitlines()[0]
     parser = argparse.ArgumentParser("python -m benchmarks", description=description)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="for the figures, as JSON")
-    parser.add_argument("--threads", default="2", help="of torch; default: %(default)s")
+    parser.add_argument("--threads", default="1", help="of torch; default: %(default)s")
     args = parser.parse_args(argv)
     end_to_end.check_transformers()
     args.folder.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,7 @@ methods of ours, each against the reference's dense step or the part of it that 
 * losses: dense mask losses alone, from mask logits of all queries and given matches to the gradient
   of those logits. Compared first.
 
-measure.py has the protocol. On a machine that others use as well, set OMP_WAIT_POLICY=passive: else
-threads that wait for each other burn the core that the other one needs.
+measure.py has the protocol.
 """
 
 import argparse

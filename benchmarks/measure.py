@@ -3,6 +3,10 @@
 Times are medians over interleaved pairs, and the ratio is the median of the pairs' ratios, which a
 machine that others use slows down alike. Memory is the peak of live tensor bytes that torch's
 profiler sees, less those at the start: allocations, not resident memory.
+
+One thread is the default: several that share a core with anything else wait for each other, which
+costs the side with the shorter steps most. Set OMP_WAIT_POLICY=passive before taking more, else
+those that wait burn the core that the other one needs.
 """
 
 import argparse
@@ -40,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What every comparison takes on its command line."""
     add = parser.add_argument
     add("--pairs", type=int, default=5, help="timed pairs; default: %(default)s")
-    add("--threads", type=int, default=2, help="of torch; default: %(default)s")
+    add("--threads", type=int, default=1, help="of torch; default: %(default)s")
     add("--json", metavar="FILE", help="also write the figures")
 
 

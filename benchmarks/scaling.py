@@ -58,7 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--axes", nargs="+", choices=AXES, default=list(AXES), help="default: all")
     add("--runs", type=int, default=3, help="timed; default: %(default)s")
-    add("--threads", type=int, default=2, help="of torch; default: %(default)s")
+    add("--threads", type=int, default=1, help="of torch; default: %(default)s")
     add("--json", metavar="FILE", help="also write the figures")
     add("--plot", metavar="FILE", help="also draw them; .png, .svg or .pdf")
     return parser.parse_args(argv)
