@@ -23,7 +23,7 @@ from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
-from mask_former.d2.inference import optimize_for_inference
+from mask_former.d2.fuse_norms import optimize_for_inference
 from mask_former.d2.trainer import Trainer
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from benchmarks.criterion import Shape, random_targets
 from benchmarks.measure import Work
-from mask_former.d2.build import build_model
+from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_yaml
-from mask_former.d2.inference import optimize_for_inference
+from mask_former.d2.fuse_norms import optimize_for_inference
 from mask_former.functional.lazy_masks import lazy_masks
 from mask_former.structures import MaskPrediction, MaskTarget
 

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import torch
 from detectron2.utils.logger import setup_logger
-from drawing import Found
 from outputs import Targets, name_targets
 from PIL import Image
 from predictor import VisualizationDemo
@@ -28,6 +27,7 @@ from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.data.reading import read_image
 from mask_former.d2.errors import InputError
+from mask_former.d2.visualization.drawing import Found
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "ade20k-150" / "maskformer_R50_bs16_160k.yaml"

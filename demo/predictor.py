@@ -9,11 +9,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import VisImage
-from drawing import FastVisualizer, Found, SteadyVisualizer
-from regions import Predictions, Tracker, find_regions
 
 from mask_former.d2.errors import InputError
 from mask_former.d2.predictor import Predictor
+from mask_former.d2.visualization.drawing import FastVisualizer, Found, SteadyVisualizer
+from mask_former.d2.visualization.regions import Predictions, Tracker, find_regions
 
 
 class VisualizationDemo:

@@ -7,9 +7,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from drawing import Found, Region, to_bytes
 from PIL import Image
-from regions import encode
+
+from mask_former.d2.visualization.drawing import Found, Region, to_bytes
+from mask_former.d2.visualization.regions import encode
 
 Size = tuple[int, int]
 """Height and width."""

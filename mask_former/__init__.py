@@ -10,17 +10,17 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "add_mask_former_config": "mask_former.d2.config",
-    "MaskFormer": "mask_former.d2.meta_arch",
-    "MaskFormerSemanticDatasetMapper": "mask_former.d2.data.dataset_mappers",
-    "MaskFormerPanopticDatasetMapper": "mask_former.d2.data.dataset_mappers",
-    "MaskFormerInstanceDatasetMapper": "mask_former.d2.data.instance_mapper",
-    "DETRPanopticDatasetMapper": "mask_former.d2.data.detr_mapper",
-    "SemanticSegmentorWithTTA": "mask_former.d2.tta",
-    "optimize_for_inference": "mask_former.d2.inference",
-    "predict_batched": "mask_former.d2.predictor",
+    "add_mask_former_config": ".d2.config",
+    "MaskFormer": ".d2.meta_arch",
+    "MaskFormerSemanticDatasetMapper": ".d2.data.mappers",
+    "MaskFormerPanopticDatasetMapper": ".d2.data.mappers",
+    "MaskFormerInstanceDatasetMapper": ".d2.data.instance_mapper",
+    "DETRPanopticDatasetMapper": ".d2.data.detr_mapper",
+    "SemanticSegmentorWithTTA": ".d2.tta",
+    "optimize_for_inference": ".d2.fuse_norms",
+    "predict_batched": ".d2.predictor",
 }
-"""Public name to the module that holds it."""
+"""Public name to the module that holds it, relative so that the package works under any name."""
 
 __all__ = ["__version__", *_PUBLIC]
 
@@ -28,7 +28,7 @@ __all__ = ["__version__", *_PUBLIC]
 def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+    return getattr(import_module(_PUBLIC[name], __name__), name)
 
 
 def __dir__() -> list[str]:

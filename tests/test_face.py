@@ -31,7 +31,9 @@ def test_importing_it_imports_nothing_else() -> None:
 def test_a_public_name_is_that_of_its_module(name: str) -> None:
     assert name in dir(mask_former)
     assert name in mask_former.__all__
-    assert getattr(mask_former, name) is getattr(import_module(mask_former._PUBLIC[name]), name)
+    assert getattr(mask_former, name) is getattr(
+        import_module(mask_former._PUBLIC[name], "mask_former"), name
+    )
 
 
 def test_an_unknown_name_is_told() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from detectron2.structures import ImageList, Instances
 
-from mask_former.d2.build import build_model
+from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
 from tests.golden_numbers import assert_close, read_json, three_keys

@@ -23,7 +23,16 @@ ALLOWED = {  # part of the package: what it may import beside the standard libra
     "mask_former/structures.py": {"numpy", "torch", "scipy"},
     "mask_former/functional": {"numpy", "torch", "scipy", *LOWER},
     "mask_former/modeling": {"torch", *LOWER, "mask_former.modeling"},
-    "mask_former/d2": {*DETECTRON2, *OPTIONAL, "numpy", "PIL", "cv2", "panopticapi", *OURS},
+    "mask_former/d2": {
+        *DETECTRON2,
+        *OPTIONAL,
+        "numpy",
+        "scipy",
+        "PIL",
+        "cv2",
+        "panopticapi",
+        *OURS,
+    },
 }
 INTERNAL = {"mask_former.structures", "mask_former.functional", "mask_former.modeling"}
 

@@ -33,7 +33,7 @@ from fvcore.nn.jit_handles import get_shape
 from torch import nn
 from tqdm import tqdm
 
-from mask_former.d2.build import build_model
+from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.data.checks import check_dataset

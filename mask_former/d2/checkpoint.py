@@ -11,8 +11,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from tabulate import tabulate
 from torch import nn
 
-from mask_former.d2.errors import InputError
-from mask_former.d2.weights import read_weights
+from .errors import InputError
+from .weights import read_weights
 
 # Entries with a row for each class and one for "no object".
 _CLASS_ENTRIES = (

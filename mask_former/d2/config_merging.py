@@ -13,7 +13,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from mask_former.d2.errors import InputError
+from .errors import InputError
 
 _SCALES_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 # The digits are bounded, so that no file can ask for a list that fills the memory.

@@ -9,22 +9,22 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from mask_former.d2.build import mask_former_arguments
-from mask_former.d2.errors import InputError
-from mask_former.d2.registry import register
-from mask_former.functional.instances import InstanceResult, pending_instances
-from mask_former.functional.lazy_masks import LazyMasks, lazy_masks
-from mask_former.functional.panoptic import pending_panoptic
-from mask_former.functional.semantic import general_semantic_inference, semantic_inference
-from mask_former.functional.targets import pad_target
-from mask_former.functional.transfer import Pending, read_once
-from mask_former.structures import (
+from ..functional.instances import InstanceResult, pending_instances
+from ..functional.lazy_masks import LazyMasks, lazy_masks
+from ..functional.panoptic import pending_panoptic
+from ..functional.semantic import general_semantic_inference, semantic_inference
+from ..functional.targets import pad_target
+from ..functional.transfer import Pending, read_once
+from ..structures import (
     Convolution,
     InferenceOptions,
     MaskPrediction,
     MaskTarget,
     Padding,
 )
+from .build.model import mask_former_arguments
+from .build.registry import register
+from .errors import InputError
 
 
 @register(META_ARCH_REGISTRY, "MaskFormer")

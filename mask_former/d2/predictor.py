@@ -12,11 +12,11 @@ from detectron2.data import transforms as T
 from detectron2.engine import DefaultPredictor
 from torch import nn
 
-from mask_former.d2.build import build_model
-from mask_former.d2.checkpoint import MaskFormerCheckpointer
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
-from mask_former.d2.inference import optimize_for_inference
+from .build.model import build_model
+from .checkpoint import MaskFormerCheckpointer
+from .config import get_mask_former_cfg
+from .config_merging import merge_opts, merge_yaml
+from .fuse_norms import optimize_for_inference
 
 Sample = dict[str, Any]
 Result = dict[str, Any]

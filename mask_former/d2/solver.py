@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mask_former.d2.errors import InputError
+from .errors import InputError
 
 _NORMS = (
     nn.BatchNorm1d,

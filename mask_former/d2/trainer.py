@@ -20,21 +20,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from mask_former.d2.build import build_model
-from mask_former.d2.checkpoint import MaskFormerCheckpointer
-from mask_former.d2.data.checks import check_dataset
-from mask_former.d2.data.dataset_mappers import (
+from .build.model import build_model
+from .checkpoint import MaskFormerCheckpointer
+from .data.checks import check_dataset
+from .data.detr_mapper import DETRPanopticDatasetMapper
+from .data.evaluation_mapper import EvaluationMapper
+from .data.instance_mapper import MaskFormerInstanceDatasetMapper
+from .data.mappers import (
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )
-from mask_former.d2.data.detr_mapper import DETRPanopticDatasetMapper
-from mask_former.d2.data.evaluation_mapper import EvaluationMapper
-from mask_former.d2.data.instance_mapper import MaskFormerInstanceDatasetMapper
-from mask_former.d2.errors import InputError
-from mask_former.d2.evaluation.choice import build_evaluator, choose_evaluators
-from mask_former.d2.mixed_precision import MixedPrecisionTrainer
-from mask_former.d2.solver import build_lr_scheduler, build_optimizer, mixed_precision
-from mask_former.d2.tta import SemanticSegmentorWithTTA
+from .errors import InputError
+from .evaluation.choice import build_evaluator, choose_evaluators
+from .mixed_precision import MixedPrecisionTrainer
+from .solver import build_lr_scheduler, build_optimizer, mixed_precision
+from .tta import SemanticSegmentorWithTTA
 
 _MAPPERS = {
     "mask_former_semantic": MaskFormerSemanticDatasetMapper,

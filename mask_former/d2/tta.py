@@ -11,8 +11,8 @@ from detectron2.modeling import DatasetMapperTTA
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mask_former.d2.data.reading import naming
-from mask_former.d2.errors import InputError
+from .data.reading import naming
+from .errors import InputError
 
 Sample = dict[str, Any]
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mask_former.d2.errors import InputError
+from .errors import InputError
 
 _UNDECODABLE = (
     pickle.UnpicklingError,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mask_former.functional.resampling import Size
+from .resampling import Size
 
 CACHED = 2**21
 """Elements of a band on a CPU, so that it stays in the cache."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mask_former.functional.banding import bands, leading
-from mask_former.functional.lazy_masks import LazyMasks, as_lazy
+from .banding import bands, leading
+from .lazy_masks import LazyMasks, as_lazy
 
 
 class Candidates(NamedTuple):

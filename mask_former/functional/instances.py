@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mask_former.functional.banding import bands, leading
-from mask_former.functional.lazy_masks import LazyMasks, as_lazy
-from mask_former.functional.transfer import Pending, read_once
+from .banding import bands, leading
+from .lazy_masks import LazyMasks, as_lazy
+from .transfer import Pending, read_once
 
 
 class InstanceResult(NamedTuple):

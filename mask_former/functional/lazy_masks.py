@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mask_former.functional.banding import bands
-from mask_former.functional.padding import crop_to_image
-from mask_former.functional.resampling import Resize, Rows, Size
-from mask_former.structures import Convolution
+from ..structures import Convolution
+from .banding import bands
+from .padding import crop_to_image
+from .resampling import Resize, Rows, Size
 
 
 class LazyMasks(NamedTuple):

@@ -13,10 +13,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mask_former.functional.mask_losses import pairwise_mask_costs
-from mask_former.functional.padding import crop_to_image
-from mask_former.functional.targets import resize_masks
-from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
+from ..structures import LossWeights, MaskPrediction, MaskTarget
+from .mask_losses import pairwise_mask_costs
+from .padding import crop_to_image
+from .targets import resize_masks
 
 
 class Matches(NamedTuple):

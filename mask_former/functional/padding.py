@@ -7,7 +7,7 @@ an image are a rectangle.
 import torch
 from torch import Tensor
 
-from mask_former.structures import Padding
+from ..structures import Padding
 
 
 def image_cells(

@@ -10,10 +10,10 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from mask_former.functional.banding import bands
-from mask_former.functional.competition import compete, find_candidates
-from mask_former.functional.lazy_masks import LazyMasks
-from mask_former.functional.transfer import Pending, read_once
+from .banding import bands
+from .competition import compete, find_candidates
+from .lazy_masks import LazyMasks
+from .transfer import Pending, read_once
 
 
 class Segment(TypedDict):

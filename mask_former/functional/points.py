@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mask_former.functional.mask_losses import matched_mask_losses
-from mask_former.structures import MaskPrediction, MaskTarget
+from ..structures import MaskPrediction, MaskTarget
+from .mask_losses import matched_mask_losses
 
 
 class PointOptions(NamedTuple):

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mask_former.functional.banding import bands
-from mask_former.functional.competition import compete, find_candidates
-from mask_former.functional.lazy_masks import LazyMasks, as_lazy
-from mask_former.functional.resampling import Resize, Size
+from .banding import bands
+from .competition import compete, find_candidates
+from .lazy_masks import LazyMasks, as_lazy
+from .resampling import Resize, Size
 
 
 @torch.no_grad()

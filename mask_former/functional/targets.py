@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mask_former.structures import MaskTarget
+from ..structures import MaskTarget
 
 
 def semantic_target(sem_seg: Tensor, ignore_label: int) -> MaskTarget:

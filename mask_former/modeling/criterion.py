@@ -8,9 +8,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask_former.functional.mask_losses import matched_mask_losses
-from mask_former.functional.matching import Matches, within_image
-from mask_former.functional.points import (
+from ..functional.mask_losses import matched_mask_losses
+from ..functional.matching import Matches, within_image
+from ..functional.points import (
     PointOptions,
     PointSample,
     as_rows,
@@ -18,7 +18,7 @@ from mask_former.functional.points import (
     point_losses,
     sample_image,
 )
-from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
+from ..structures import LossWeights, MaskPrediction, MaskTarget
 
 Matcher = Callable[[MaskPrediction, Sequence[MaskTarget]], Matches]
 ImagePart = tuple[Tensor, MaskTarget]

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mask_former.modeling.mask_decoder import TransformerMaskDecoder
-from mask_former.modeling.pixel_decoder import BasePixelDecoder
-from mask_former.structures import Convolution, MaskPrediction, Padding
+from ..structures import Convolution, MaskPrediction, Padding
+from .mask_decoder import TransformerMaskDecoder
+from .pixel_decoder import BasePixelDecoder
 
 _logger = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mask_former.modeling.layers import MLP, init_conv
-from mask_former.modeling.tokens import image_tokens
-from mask_former.modeling.transformer import Transformer, TransformerDecoder, TransformerEncoder
-from mask_former.structures import MaskPrediction, Padding
+from ..structures import MaskPrediction, Padding
+from .layers import MLP, init_conv
+from .tokens import image_tokens
+from .transformer import Transformer, TransformerDecoder, TransformerEncoder
 
 
 class TransformerMaskDecoder(nn.Module):

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask_former.modeling.head import PixelDecoderCheckpoint
-from mask_former.modeling.mask_decoder import TransformerMaskDecoder
+from .head import PixelDecoderCheckpoint
+from .mask_decoder import TransformerMaskDecoder
 
 # Of the per-pixel embeddings, and so of the scores.
 _STRIDE = 4

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask_former.modeling.layers import ConvNorm, NormFactory, group_norm, init_conv
-from mask_former.modeling.tokens import image_tokens
-from mask_former.modeling.transformer import TransformerEncoder
-from mask_former.structures import Padding
+from ..structures import Padding
+from .layers import ConvNorm, NormFactory, group_norm, init_conv
+from .tokens import image_tokens
+from .transformer import TransformerEncoder
 
 
 class PixelDecoderOutput(NamedTuple):

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask_former.modeling.patches import PatchEmbed, PatchMerging
-from mask_former.modeling.swin_stage import MLP, SwinBlock, SwinStage
-from mask_former.modeling.window_attention import WindowAttention
+from .patches import PatchEmbed, PatchMerging
+from .swin_stage import MLP, SwinBlock, SwinStage
+from .window_attention import WindowAttention
 
 
 class SwinTransformer(nn.Module):

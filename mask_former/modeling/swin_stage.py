@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mask_former.modeling.patches import PatchMerging
-from mask_former.modeling.window_attention import WindowAttention
-from mask_former.modeling.windows import join_windows, shift_mask, split_windows
+from .patches import PatchMerging
+from .window_attention import WindowAttention
+from .windows import join_windows, shift_mask, split_windows
 
 
 class DropPath(nn.Module):

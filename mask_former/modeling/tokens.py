@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mask_former.functional.padding import image_cells, padding_mask
-from mask_former.modeling.position_encoding import sine_position_encoding
-from mask_former.structures import Padding
+from ..functional.padding import image_cells, padding_mask
+from ..structures import Padding
+from .position_encoding import sine_position_encoding
 
 
 class ImageTokens(NamedTuple):

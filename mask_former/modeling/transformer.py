@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask_former.modeling.attention import Attention
+from .attention import Attention
 
 
 class _FeedForward(nn.Module):

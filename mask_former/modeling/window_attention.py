@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask_former.modeling.windows import relative_position_index
+from .windows import relative_position_index
 
 # Added to the logits between cells that the shift has made neighbours: small enough for the
 # softmax, and the value that the published weights were trained with.

@@ -8,8 +8,8 @@ import torch._dynamo.testing
 from detectron2.structures import Instances
 from torch import nn
 
-from mask_former.d2.backbone import D2SwinTransformer
-from mask_former.d2.build import build_model
+from mask_former.d2.build.backbone import D2SwinTransformer
+from mask_former.d2.build.model import build_model
 from mask_former.d2.meta_arch import predict
 from mask_former.structures import Padding
 from tests.d2.tiny_models import ENCODER, HEAD, MASK_FORMER, SWIN, WITH_ENCODER, image, make_cfg

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from torch import nn
 
-from mask_former.d2.build import build_model
+from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError

@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Instances
 from PIL import Image
 
-from mask_former.d2.data.dataset_mappers import MaskFormerSemanticDatasetMapper
+from mask_former.d2.data.mappers import MaskFormerSemanticDatasetMapper
 from tests.d2.tiny_models import FIXED, MASK_FORMER, WITH_ENCODER, image, make_model, sample
 
 VALID = {f"{MASK_FORMER}.VALID_MASK": True}

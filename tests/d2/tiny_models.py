@@ -3,7 +3,7 @@
 import torch
 from detectron2.structures import Instances
 
-from mask_former.d2.build import build_model
+from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts
 

@@ -11,8 +11,8 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from mask_former.d2.data.dataset_mappers import MaskFormerSemanticDatasetMapper
 from mask_former.d2.data.datasets import register_all
+from mask_former.d2.data.mappers import MaskFormerSemanticDatasetMapper
 from mask_former.d2.errors import InputError
 
 STEM = "prepare_ade20k_full_sem_seg"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 
-from mask_former.d2.data.dataset_mappers import MaskFormerPanopticDatasetMapper
 from mask_former.d2.data.datasets import register_all
+from mask_former.d2.data.mappers import MaskFormerPanopticDatasetMapper
 from mask_former.d2.data.reading import rgb_to_id
 
 STEM = "prepare_ade20k_pan_seg"

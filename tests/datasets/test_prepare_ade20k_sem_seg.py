@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from detectron2.data.datasets import load_sem_seg
 
-from mask_former.d2.data.dataset_mappers import MaskFormerSemanticDatasetMapper
+from mask_former.d2.data.mappers import MaskFormerSemanticDatasetMapper
 from mask_former.d2.errors import InputError
 
 STEM = "prepare_ade20k_sem_seg"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 
-from mask_former.d2.data.dataset_mappers import MaskFormerSemanticDatasetMapper
 from mask_former.d2.data.datasets import register_all
+from mask_former.d2.data.mappers import MaskFormerSemanticDatasetMapper
 
 STEM = "prepare_coco_stuff_10k_v1.0_sem_seg"
 NAMES = {

@@ -13,7 +13,7 @@ import pytest
 import torch
 from detectron2.utils.logger import setup_logger
 
-from mask_former.d2.build import build_model
+from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
 from tests.demo.running import CONFIG, ROOT

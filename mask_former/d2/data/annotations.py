@@ -8,7 +8,7 @@ import numpy as np
 from detectron2.utils.logger import log_first_n
 from pycocotools import mask as coco_mask
 
-from mask_former.d2.errors import InputError
+from ..errors import InputError
 
 Annotation = dict[str, Any]
 

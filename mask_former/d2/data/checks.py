@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from mask_former.d2.data.datasets import check_paths, refresh_paths, registered_row
-from mask_former.d2.errors import InputError
+from ..errors import InputError
+from .datasets import check_paths, refresh_paths, registered_row
 
 # The names under which Detectron2 and this package keep the paths of a data set in its metadata.
 _PATHS = ("image_root", "image_dir", "sem_seg_root", "gt_dir", "panoptic_root", "panoptic_json")

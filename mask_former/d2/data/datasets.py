@@ -14,8 +14,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg
 from detectron2.utils.file_io import PathManager
 
-from mask_former.d2.data.reading import describe_root, naming
-from mask_former.d2.errors import InputError
+from ..errors import InputError
+from .reading import describe_root, naming
 
 Sample = dict[str, Any]
 

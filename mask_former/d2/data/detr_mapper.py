@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode, configurable
 
-from mask_former.d2.data import input_section, reading, samples
-from mask_former.d2.data.arrays import Arrays, Augmentations, augment, segments_target
-from mask_former.d2.data.samples import Sample
+from . import input_section, reading, samples
+from .augmentation import Arrays, Augmentations, augment, segments_target
+from .samples import Sample
 
 _logger = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from detectron2.config import CfgNode, configurable
 
-from mask_former.d2.data import input_section, reading
-from mask_former.d2.data.arrays import Arrays, Augmentations, augment
-from mask_former.d2.data.samples import Sample
+from . import input_section, reading
+from .augmentation import Arrays, Augmentations, augment
+from .samples import Sample
 
 
 class EvaluationMapper:

@@ -7,8 +7,8 @@ from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
-from mask_former.d2.data.arrays import Augmentations
-from mask_former.d2.errors import InputError
+from ..errors import InputError
+from .augmentation import Augmentations
 
 _DETR_CROP_SIZES = [400, 500, 600]
 

@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 
-from mask_former.d2.data import annotations, input_section, reading, samples
-from mask_former.d2.data.arrays import Arrays, Augmentations, Tensors
-from mask_former.d2.data.dataset_mappers import MaskFormerSemanticDatasetMapper
-from mask_former.d2.data.samples import Sample
-from mask_former.d2.errors import InputError
-from mask_former.functional.targets import instance_target
-from mask_former.structures import MaskTarget
+from ...functional.targets import instance_target
+from ...structures import MaskTarget
+from ..errors import InputError
+from . import annotations, input_section, reading, samples
+from .augmentation import Arrays, Augmentations, Tensors
+from .mappers import MaskFormerSemanticDatasetMapper
+from .samples import Sample
 
 
 class MaskFormerInstanceDatasetMapper(MaskFormerSemanticDatasetMapper):

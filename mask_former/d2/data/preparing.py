@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mask_former.d2.data.reading import describe_root, naming
-from mask_former.d2.errors import InputError
+from ..errors import InputError
+from .reading import describe_root, naming
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -15,7 +15,7 @@ import numpy as np
 from detectron2.data import detection_utils
 from PIL import Image
 
-from mask_former.d2.errors import InputError
+from ..errors import InputError
 
 # What Pillow and json raise on a broken file, whichever its format.
 _UNDECODABLE = (

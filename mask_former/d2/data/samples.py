@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mask_former.d2.data import reading
-from mask_former.d2.data.arrays import to_instances
-from mask_former.d2.errors import InputError
-from mask_former.structures import MaskTarget
+from ...structures import MaskTarget
+from ..errors import InputError
+from . import reading
+from .augmentation import to_instances
 
 Sample = dict[str, Any]
 

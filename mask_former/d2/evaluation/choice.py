@@ -10,14 +10,14 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from mask_former.d2.errors import InputError
-from mask_former.d2.evaluation.cityscapes import (
+from ..errors import InputError
+from .cityscapes import (
     SharedCityscapesInstanceEvaluator,
     SharedCityscapesSemSegEvaluator,
 )
-from mask_former.d2.evaluation.instance import InstanceEvaluator
-from mask_former.d2.evaluation.panoptic import CheckedPanopticEvaluator
-from mask_former.d2.evaluation.semantic import CheckedSemSegEvaluator
+from .instance import InstanceEvaluator
+from .panoptic import CheckedPanopticEvaluator
+from .semantic import CheckedSemSegEvaluator
 
 _TEST = "MODEL.MASK_FORMER.TEST"
 

@@ -9,7 +9,7 @@ from detectron2.evaluation import CityscapesInstanceEvaluator, CityscapesSemSegE
 from detectron2.evaluation.cityscapes_evaluation import CityscapesEvaluator
 from detectron2.utils import comm
 
-from mask_former.d2.evaluation.semantic import TakesLabels
+from .semantic import TakesLabels
 
 _logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.evaluation.panoptic_evaluation import _print_panoptic_results
 from detectron2.utils import comm
 
-from mask_former.d2.data import reading
-from mask_former.d2.errors import InputError
+from ..data import reading
+from ..errors import InputError
 
 _logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 
-from mask_former.d2.data import reading
+from ..data import reading
 
 _logger = logging.getLogger(__name__)
 

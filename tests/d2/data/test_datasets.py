@@ -306,7 +306,7 @@ def test_real_coco_panoptic_images_are_mapped(datasets_root: Path):
     script = """
 from detectron2.data import DatasetCatalog
 from mask_former.d2.data.checks import check_dataset
-from mask_former.d2.data.dataset_mappers import MaskFormerPanopticDatasetMapper
+from mask_former.d2.data.mappers import MaskFormerPanopticDatasetMapper
 check_dataset("coco_2017_val_panoptic", 133)
 mapper = MaskFormerPanopticDatasetMapper(augmentations=[], image_format="RGB", ignore_label=255,
     size_divisibility=-1, num_classes=133)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mask_former.d2.data.dataset_mappers import (
+from mask_former.d2.data.mappers import (
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )

@@ -16,22 +16,22 @@ from detectron2.modeling import (
 )
 from torch import nn
 
-from mask_former.d2.errors import InputError
-from mask_former.d2.heads import check_at_least
-from mask_former.d2.recompute import recompute_blocks
-from mask_former.d2.registry import (
+from ..errors import InputError
+from .head import check_at_least
+from ..gradient_checkpointing import recompute_blocks
+from .registry import (
     CRITERION_REGISTRY,
     MATCHER_REGISTRY,
     get,
     register,
 )
-from mask_former.functional.matching import bipartite_matching, fixed_matching
-from mask_former.functional.points import PointOptions
-from mask_former.modeling.criterion import Matcher, SetCriterion
-from mask_former.modeling.head import MaskFormerHead
-from mask_former.modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
-from mask_former.modeling.swin import SwinTransformer
-from mask_former.structures import InferenceOptions, LossWeights
+from ...functional.matching import bipartite_matching, fixed_matching
+from ...functional.points import PointOptions
+from ...modeling.criterion import Matcher, SetCriterion
+from ...modeling.head import MaskFormerHead
+from ...modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
+from ...modeling.swin import SwinTransformer
+from ...structures import InferenceOptions, LossWeights
 
 
 def build_model(cfg: CfgNode) -> nn.Module:

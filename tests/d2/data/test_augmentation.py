@@ -6,7 +6,7 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
-from mask_former.d2.data.arrays import (
+from mask_former.d2.data.augmentation import (
     Arrays,
     Tensors,
     augment,

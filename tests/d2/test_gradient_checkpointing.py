@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from benchmarks.measure import peak_mib
-from mask_former.d2.build import build_model
+from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts
 from mask_former.d2.errors import InputError

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mask_former.d2.build import build_model
-from mask_former.d2.registry import CRITERION_REGISTRY, MASK_DECODER_REGISTRY, MATCHER_REGISTRY
+from mask_former.d2.build.model import build_model
+from mask_former.d2.build.registry import CRITERION_REGISTRY, MASK_DECODER_REGISTRY, MATCHER_REGISTRY
 from mask_former.functional.matching import fixed_matching
 from mask_former.structures import MaskPrediction
 from tests.d2.tiny_models import MASK_FORMER, image, make_cfg
@@ -33,7 +33,7 @@ take(SEM_SEG_HEADS_REGISTRY, "BasePixelDecoder")
 take(BACKBONE_REGISTRY, "D2SwinTransformer")
 
 import mask_former.d2
-from mask_former.d2.build import build_model
+from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
 
 assert META_ARCH_REGISTRY.get("MaskFormer") is theirs["MaskFormer"]

@@ -10,12 +10,12 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 
-from mask_former.d2.errors import InputError
-from mask_former.d2.registry import MASK_DECODER_REGISTRY, get, register
-from mask_former.modeling.head import MaskFormerHead
-from mask_former.modeling.mask_decoder import TransformerMaskDecoder
-from mask_former.modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
-from mask_former.modeling.pixel_decoder import (
+from ..errors import InputError
+from .registry import MASK_DECODER_REGISTRY, get, register
+from ...modeling.head import MaskFormerHead
+from ...modeling.mask_decoder import TransformerMaskDecoder
+from ...modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
+from ...modeling.pixel_decoder import (
     BasePixelDecoder,
     PerPixelHeadAsPixelDecoder,
     TransformerEncoderPixelDecoder,

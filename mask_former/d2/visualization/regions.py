@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
-from drawing import Box, Color, Found, Region, shade
 from pycocotools import mask as rle_tools
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from .drawing import Box, Color, Found, Region, shade
 
 Predictions = dict[str, Any]
 RunLengths = dict[str, Any]

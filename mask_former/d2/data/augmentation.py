@@ -13,9 +13,9 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from mask_former.d2.data.reading import rgb_to_id
-from mask_former.functional.targets import panoptic_target
-from mask_former.structures import MaskTarget
+from ...functional.targets import panoptic_target
+from ...structures import MaskTarget
+from .reading import rgb_to_id
 
 Augmentations = Sequence[T.Augmentation | T.Transform]
 

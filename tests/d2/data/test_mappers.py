@@ -11,11 +11,11 @@ from detectron2.data import transforms as T
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mask_former.d2.data.dataset_mappers import (
+from mask_former.d2.data.datasets import SemanticSet
+from mask_former.d2.data.mappers import (
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )
-from mask_former.d2.data.datasets import SemanticSet
 from mask_former.d2.errors import InputError
 
 TRAINING = {"image", "instances", "image_size", "valid"}

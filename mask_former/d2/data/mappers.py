@@ -10,8 +10,10 @@ from typing import Any
 
 from detectron2.config import CfgNode, configurable
 
-from mask_former.d2.data import input_section, reading, samples
-from mask_former.d2.data.arrays import (
+from ...functional.targets import semantic_target
+from ...structures import MaskTarget
+from . import input_section, reading, samples
+from .augmentation import (
     Arrays,
     Augmentations,
     Tensors,
@@ -19,9 +21,7 @@ from mask_former.d2.data.arrays import (
     pad_to,
     segments_target,
 )
-from mask_former.d2.data.samples import Sample
-from mask_former.functional.targets import semantic_target
-from mask_former.structures import MaskTarget
+from .samples import Sample
 
 _logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class MaskFormerSemanticDatasetMapper:
             The sample without the label files' names, and with
 
             * ``image`` [3, H, W], uint8, and ``sem_seg`` [H, W], int64.
-            * ``instances``: see :func:`~mask_former.d2.data.arrays.to_instances`.
+            * ``instances``: see :func:`~mask_former.d2.data.augmentation.to_instances`.
             * ``image_size``: height and width without the padding, right and bottom.
             * ``valid`` [H, W], bool: the pixels that have a segment; in instance data, where not
               every pixel has one, all but padding and what only a crowd covers.

@@ -9,8 +9,8 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import nn
 
-from mask_former.d2.backbone import D2SwinTransformer
-from mask_former.d2.build import build_criterion, build_model
+from mask_former.d2.build.backbone import D2SwinTransformer
+from mask_former.d2.build.model import build_criterion, build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_yaml
 from mask_former.d2.errors import InputError

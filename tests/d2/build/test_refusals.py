@@ -4,9 +4,9 @@ import pytest
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 
-from mask_former.d2.build import build_model
+from mask_former.d2.build.model import build_model
 from mask_former.d2.errors import InputError
-from mask_former.d2.heads import build_pixel_decoder
+from mask_former.d2.build.head import build_pixel_decoder
 from tests.d2.tiny_models import (
     BASELINE,
     ENCODER,

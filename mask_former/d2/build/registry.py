@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from detectron2.utils.registry import Registry
 
-from mask_former.d2.errors import InputError
+from ..errors import InputError
 
 Builder = TypeVar("Builder", bound=Callable)
 

@@ -5,9 +5,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 
-from mask_former.d2.errors import InputError
-from mask_former.d2.registry import register
-from mask_former.modeling.swin import SwinTransformer
+from ..errors import InputError
+from .registry import register
+from ...modeling.swin import SwinTransformer
 
 
 class D2SwinTransformer(SwinTransformer, Backbone):

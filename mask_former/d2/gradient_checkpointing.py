@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mask_former.d2.errors import InputError
+from .errors import InputError
 
 
 def recompute_blocks(backbone: nn.Module) -> None:

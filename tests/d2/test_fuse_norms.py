@@ -8,10 +8,10 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from mask_former.d2.build import build_model
+from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
-from mask_former.d2.inference import optimize_for_inference
+from mask_former.d2.fuse_norms import optimize_for_inference
 
 CONFIG = Path(__file__).parents[2] / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml"
 

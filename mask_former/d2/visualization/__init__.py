@@ -1,0 +1,1 @@
+"""Results as pictures: regions, colours that stay, labels."""
