@@ -111,6 +111,7 @@ def run_parts(model, inputs):
         return features, prediction, model(inputs)
 
 
+@torch.no_grad()
 def test_forward_in_float64(forward_case):
     case, model, inputs, stored = forward_case
     features, prediction, results = run_parts(model.double(), inputs)
@@ -141,6 +142,7 @@ def test_forward_in_float64(forward_case):
             assert three_keys(segments) == three_keys(case["segments_info"][i])
 
 
+@torch.no_grad()
 def test_forward_in_float32(forward_case):
     case, model, inputs, stored = forward_case
     features, prediction, results = run_parts(model.float(), inputs)

@@ -1,6 +1,6 @@
 """Meta-architecture: from Detectron2's input dicts to losses or to results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,14 +9,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from ..functional.instances import InstanceResult, pending_instances
+from ..functional.instances import instance_inference
 from ..functional.lazy_masks import LazyMasks, lazy_masks
-from ..functional.panoptic import pending_panoptic
+from ..functional.panoptic import panoptic_inference
 from ..functional.semantic import general_semantic_inference, semantic_inference
 from ..functional.targets import pad_target
-from ..functional.transfer import Pending, read_once
 from ..structures import (
-    Convolution,
     InferenceOptions,
     MaskPrediction,
     MaskTarget,
@@ -31,9 +29,6 @@ from .errors import InputError
 class MaskFormer(nn.Module):
     """Mask classification for semantic, panoptic and instance segmentation (paper, figure 2)."""
 
-    predict: Callable[..., MaskPrediction]
-    """:func:`predict`, in evaluation without padding; ``MODEL.COMPILE`` makes one graph of it."""
-
     @configurable
     def __init__(
         self,
@@ -47,14 +42,15 @@ class MaskFormer(nn.Module):
         inference: InferenceOptions,
         valid_mask: bool = False,
     ) -> None:
-        """
+        """Puts the parts together.
+
         Args:
             backbone: normalised images [B, 3, H, W] to features by name.
             sem_seg_head: features by name, and with ``valid_mask`` their ``Padding``, to a
-                ``MaskPrediction``.
+                ``MaskPrediction``, or to a dict as ``MaskPrediction.from_outputs`` takes it.
             criterion: (prediction, targets) to weighted losses by name.
-            pixel_mean: of each channel, in 0..255.
-            pixel_std: of each channel.
+            pixel_mean: mean of each channel, in 0..255.
+            pixel_std: standard deviation of each channel.
             size_divisibility: batches are padded to a multiple; up to 1, to the largest image.
             inference: which results to give, and how.
             valid_mask: padded pixels, also those that a mapper has padded, take part in no
@@ -68,7 +64,6 @@ class MaskFormer(nn.Module):
         self.size_divisibility = size_divisibility
         self.inference = inference
         self.valid_mask = valid_mask
-        self.predict = predict
         self.register_buffer(
             "pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False
         )
@@ -108,14 +103,12 @@ class MaskFormer(nn.Module):
                   scores and pred_classes, best first.
         """
         images = self.normalize_and_pad(batched_inputs)
+        padding = self._padding(batched_inputs, images)
         if not self.training:
-            return self._results(batched_inputs, images)
-        sizes = [
-            tuple(x.get("image_size", size))
-            for x, size in zip(batched_inputs, images.image_sizes, strict=True)
-        ]
-        prediction = self._predict(images, sizes)
-        return self.criterion(prediction, self._targets(batched_inputs, images, sizes))
+            return self._results(batched_inputs, images, self.network(images.tensor, padding))
+        # Targets first: their copies to a device do not wait behind the forward pass.
+        targets = self._targets(batched_inputs, images, padding)
+        return self.criterion(self.network(images.tensor, padding), targets)
 
     def normalize_and_pad(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
         """The images of the inputs, [B, 3, H, W]."""
@@ -125,27 +118,39 @@ class MaskFormer(nn.Module):
         ]
         return ImageList.from_tensors(images, self.size_divisibility)
 
-    def _predict(
-        self, images: ImageList, sizes: Sequence[tuple[int, int]], **options: bool
-    ) -> MaskPrediction:
-        parts = self.backbone, self.sem_seg_head, images.tensor
-        if self.valid_mask:
-            return predict(*parts, Padding(sizes, tuple(images.tensor.shape[-2:])), **options)
-        return (predict if self.training else self.predict)(*parts, **options)
+    def network(self, images: Tensor, padding: Padding | None = None) -> MaskPrediction:
+        """Backbone and head alone: tensors in, tensors out.
 
-    def _last_convolution(self) -> Convolution | None:
-        """Of a head that can leave it out, see ``MaskFormerHead``."""
-        find = getattr(self.sem_seg_head, "last_convolution", None)
-        return find() if find is not None else None
+        Args:
+            images: [B, 3, H, W], normalised.
+            padding: where the images end, for a head that is told; None: all is image.
+        """
+        told = () if padding is None else (padding,)
+        output = self.sem_seg_head(self.backbone(images), *told)
+        if isinstance(output, Mapping):  # as heads of other projects give it
+            return MaskPrediction.from_outputs(output)
+        return output
+
+    def _padding(
+        self, batched_inputs: Sequence[dict[str, Any]], images: ImageList
+    ) -> Padding | None:
+        """Where the images end, if anybody asks; mappers that have padded say it themselves."""
+        if not self.valid_mask:
+            return None
+        sizes = images.image_sizes
+        if self.training:
+            pairs = zip(batched_inputs, sizes, strict=True)
+            sizes = [tuple(x.get("image_size", size)) for x, size in pairs]
+        return Padding(sizes, tuple(images.tensor.shape[-2:]))
 
     def _targets(
         self,
-        batched_inputs: list[dict[str, Any]],
+        batched_inputs: Sequence[dict[str, Any]],
         images: ImageList,
-        sizes: Sequence[tuple[int, int]],
+        padding: Padding | None,
     ) -> list[MaskTarget]:
         targets = []
-        for x, size in zip(batched_inputs, sizes, strict=True):
+        for i, x in enumerate(batched_inputs):
             if "instances" not in x:
                 raise InputError(
                     f"{x.get('file_name', 'an image')} has no 'instances', which training needs; "
@@ -153,42 +158,41 @@ class MaskFormer(nn.Module):
                 )
             instances = x["instances"].to(self.device)
             target = MaskTarget(instances.gt_classes, instances.gt_masks)
-            if self.valid_mask:
-                valid = x.get("valid", torch.ones(instances.image_size, dtype=torch.bool))
-                target = target._replace(valid=valid.to(self.device), size=size)
+            if padding is not None:
+                valid = x.get("valid")
+                if valid is None:
+                    valid = torch.ones(instances.image_size, dtype=torch.bool, device=self.device)
+                valid = valid.to(self.device, non_blocking=True)
+                target = target._replace(valid=valid, size=padding.sizes[i])
             targets.append(pad_target(target, images.tensor.shape[-2:]))
         return targets
 
     def _results(
-        self, batched_inputs: list[dict[str, Any]], images: ImageList
+        self,
+        batched_inputs: Sequence[dict[str, Any]],
+        images: ImageList,
+        prediction: MaskPrediction,
     ) -> list[dict[str, Any]]:
-        convolution = self._last_convolution()
-        options = {} if convolution is None else {"embed": False, "release": True}
-        prediction = self._predict(images, images.image_sizes, **options)
-        padded = tuple(images.tensor.shape[-2:])
+        """What evaluation gives for each image."""
+        features = prediction.pixel_features
+        kind = features.device.type
+        if torch.is_autocast_enabled(kind):
+            features = features.to(torch.get_autocast_dtype(kind))
         results = []
-        pixel_embeds = _in_autocast_type(prediction.pixel_embed)
         # The sums of inference keep single precision, as half would lose small differences.
-        with torch.autocast(self.device.type, enabled=False):
-            for x, class_logits, mask_embed, pixel_embed, size in zip(
-                batched_inputs,
-                prediction.class_logits[-1],
-                prediction.mask_embed[-1],
-                pixel_embeds,
-                images.image_sizes,
-                strict=True,
-            ):
+        with torch.autocast(kind, enabled=False):
+            for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
                 output = (x.get("height", size[0]), x.get("width", size[1]))
                 masks = lazy_masks(
-                    mask_embed,
-                    pixel_embed,
-                    padded,
+                    prediction.mask_embed[-1, i],
+                    features[i],
+                    tuple(images.tensor.shape[-2:]),
                     size,
                     output if self.inference.upsample_masks_first else size,
+                    projection=prediction.projection,
                     valid_only=self.valid_mask,
-                    convolution=convolution,
                 )
-                results.append(self._result(class_logits, masks, output))
+                results.append(self._result(prediction.class_logits[-1, i], masks, output))
         return results
 
     def _result(
@@ -198,26 +202,29 @@ class MaskFormer(nn.Module):
 
         Args:
             class_logits: [Q, K+1]
-            masks: Q of them, of the size of the image, or of the output if they are resized first.
+            masks: Q masks of the size of the image, or of the output if they are resized first.
             output: height and width of the result.
         """
         options, result = self.inference, {}
         if options.semantic:
-            masks = masks.convolved()  # of all queries, for the other results too
+            masks = masks.formed()  # of all queries, for the other results too
             result["sem_seg"] = self._semantic(class_logits, masks, output)
-        pending: dict[str, Pending] = {}
         if options.panoptic:
             thresholds = options.object_mask_threshold, options.overlap_threshold
-            pending["panoptic_seg"] = pending_panoptic(
+            result["panoptic_seg"] = panoptic_inference(
                 class_logits, masks, options.thing_ids, *thresholds
             )
         if options.instance:
-            pending["instances"] = pending_instances(
+            found = instance_inference(
                 class_logits, masks, options.thing_ids, options.max_instances
             )
-        result |= zip(pending, read_once(*pending.values()), strict=True)
-        if options.instance:
-            result["instances"] = _to_detectron2(result["instances"])
+            result["instances"] = Instances(
+                output,
+                pred_masks=found.masks,
+                pred_boxes=Boxes(found.boxes),
+                scores=found.scores,
+                pred_classes=found.labels,
+            )
         return result
 
     def _semantic(self, class_logits: Tensor, masks: LazyMasks, output: tuple[int, int]) -> Tensor:
@@ -232,31 +239,3 @@ class MaskFormer(nn.Module):
             output,
             labels,
         )
-
-
-def _to_detectron2(found: InstanceResult) -> Instances:
-    return Instances(
-        tuple(found.masks.shape[-2:]),
-        pred_masks=found.masks,
-        pred_boxes=Boxes(found.boxes),
-        scores=found.scores,
-        pred_classes=found.labels,
-    )
-
-
-def predict(
-    backbone: nn.Module,
-    head: nn.Module,
-    images: Tensor,
-    padding: Padding | None = None,
-    **options: bool,
-) -> MaskPrediction:
-    """What the head finds in normalised images [B, 3, H, W]."""
-    features = backbone(images)
-    # Another project's head takes features alone.
-    return head(features, **options) if padding is None else head(features, padding, **options)
-
-
-def _in_autocast_type(x: Tensor) -> Tensor:
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x

@@ -7,7 +7,6 @@ section 3.2 and appendix A; focal loss: Lin et al. 2017; dice: Milletari et al. 
 memory and time; tests hold them to the formulas.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,9 +16,11 @@ from torch.autograd.function import once_differentiable
 
 # Lin et al. 2017, section 5.1, with their gamma = 2; the paper uses them for cost and loss alike.
 ALPHA = 0.25
-# Pixels that are scored together at full resolution: two masks of a COCO image. With more, memory
-# grows, and on a CPU time too: the allocator returns larger buffers to the system every time.
-CHUNK_PIXELS = 2**21
+# Pixels that are scored together at full resolution. On a CPU two masks of a COCO image: with more,
+# memory grows, and time too, as the allocator returns larger buffers to the system every time. On
+# an accelerator enough that launching kernels is not what takes the time.
+CACHED_PIXELS = 2**21
+LAUNCHED_PIXELS = 2**24
 
 
 def focal_loss(mask_logits: Tensor, masks: Tensor) -> Tensor:
@@ -81,14 +82,8 @@ def pairwise_mask_costs(
     focal = foreground @ inside.T + background @ outside.T
     prob_area = prob.sum(dim=1) if weights is None else prob @ weights
     dice = dice_from_sums(prob @ inside.T, prob_area[:, None], inside.sum(dim=1)[None])
-    return focal / _num_pixels(mask_logits, valid), dice
-
-
-def _num_pixels(mask_logits: Tensor, valid: Tensor | None) -> Tensor:
-    """Pixels of each row that count, [1] or [m, 1], at least 1."""
-    if valid is None:
-        return mask_logits.new_full((1,), mask_logits.shape[1])
-    return valid.sum(dim=-1, keepdim=True).clamp(min=1).to(mask_logits.dtype)
+    pixels = mask_logits.shape[1] if weights is None else weights.sum().clamp(min=1)
+    return focal / pixels, dice
 
 
 def matched_mask_losses(
@@ -124,7 +119,10 @@ class _MatchedMaskLosses(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         losses = mask_logits.new_empty(2, len(mask_logits))
         gradients = mask_logits.new_empty(2, *mask_logits.shape)
-        for rows in _chunks(len(mask_logits), masks.shape[-2:].numel()):
+        together = CACHED_PIXELS if mask_logits.device.type == "cpu" else LAUNCHED_PIXELS
+        step = max(1, together // masks.shape[-2:].numel())
+        for start in range(0, len(mask_logits), step):
+            rows = slice(start, start + step)
             losses[:, rows], gradients[:, rows] = _score(
                 mask_logits[rows],
                 masks[rows if index is None else index[rows]],
@@ -143,77 +141,65 @@ class _MatchedMaskLosses(torch.autograd.Function):
         return gradient.addcmul_(dice, grad_dice[:, None, None]), None, None, None
 
 
-def _chunks(num_masks: int, pixels: int) -> Iterator[slice]:
-    step = max(1, CHUNK_PIXELS // pixels)
-    for start in range(0, num_masks, step):
-        yield slice(start, start + step)
-
-
 def _score(mask_logits: Tensor, masks: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """Losses [2, m] and their gradients [2, m, h, w]: focal, then dice."""
     size = masks.shape[-2:]
     mask = (masks if valid is None else masks & valid).to(mask_logits.dtype).flatten(1)  # [m, P]
-    miss = _upsample(mask_logits, size).flatten(1).mul_(torch.rsub(mask, 1, alpha=2))
+    # Along the channel axis it is twice as fast on a CPU as along the batch axis.
+    logits = F.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0]
+    miss = logits.flatten(1).mul_(torch.rsub(mask, 1, alpha=2))
+    share = mask.new_full((1,), 1 / mask.shape[1])
     if valid is not None:
-        valid = valid.flatten(1)
-        miss.masked_fill_(~valid, -torch.inf)  # never wrong: d, ce and both gradients are 0
+        miss.masked_fill_(~valid.flatten(1), -torch.inf)  # never wrong: d, ce and gradients are 0
+        share = valid.sum(dim=(1, 2)).clamp(min=1).to(mask.dtype).reciprocal()
     losses, gradients = _score_pixels(miss, mask)
-    small = [_upsample_backward(x.unflatten(1, size), mask_logits.shape) for x in gradients]
-    share = _num_pixels(mask, valid).reciprocal()  # [1] or [m, 1]
-    losses[0].mul_(share.flatten())
-    small[0].mul_(share[:, None])
-    return losses, torch.stack(small)
+    gradients = _upsample_backward(gradients.view(-1, *size), mask_logits.shape[-2:])
+    gradients = gradients.view(2, *mask_logits.shape)
+    losses[0].mul_(share)
+    gradients[0].mul_(share[:, None, None])
+    return losses, gradients
 
 
-def _score_pixels(miss: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Losses [2, m] of focal (as a sum) and dice, and their gradients [m, P] by the mask logits.
+def _score_pixels(miss: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses [2, m] of focal (as a sum) and dice, and their gradients [2, m, P] by the mask logits.
 
     With d = |p - mask| and ce the cross-entropy. A pass over the pixels costs more than the
     arithmetic in it, so there are few, and few buffers; ``miss`` becomes one of them.
     """
+    gradients = miss.new_empty(2, *miss.shape)
     wrong, cross_entropy = miss.sigmoid(), F.softplus(miss)  # d, ce
     square = torch.mul(wrong, wrong, out=miss)
-    weighted = square * cross_entropy
-    focal = (1 - ALPHA) * _row_sums(weighted) + (2 * ALPHA - 1) * _row_sums(weighted.mul_(mask))
-    mask_area, wrong_area = _row_sums(mask), _row_sums(wrong)
-    wrong_inside = _row_sums(torch.mul(wrong, mask, out=weighted))
+    weighted = torch.mul(square, cross_entropy, out=gradients[1])
+    focal = (1 - ALPHA) * weighted.sum(dim=1)
+    focal += (2 * ALPHA - 1) * weighted.mul_(mask).sum(dim=1)
+    mask_area, wrong_area = mask.sum(dim=1), wrong.sum(dim=1)
+    wrong_inside = torch.mul(wrong, mask, out=weighted).sum(dim=1)
     overlap = mask_area - wrong_inside
     prob_area = overlap + wrong_area - wrong_inside
     dice = dice_from_sums(overlap, prob_area, mask_area)
 
-    slope = torch.sub(wrong, square, out=weighted)  # d p / d logit = d (1 - d)
-    total = prob_area + mask_area + 1
-    dice_gradient = slope.mul_(torch.addcmul((2 * overlap + 1) / total**2, mask, -2 / total))
+    slope = torch.sub(wrong, square, out=gradients[1])  # d p / d logit = d (1 - d)
+    total = (prob_area + mask_area + 1)[:, None]
+    slope.mul_(torch.addcmul((2 * overlap[:, None] + 1) / total**2, mask, -2 / total))
     # d^2 (2 (1 - d) ce + d) times alpha and sign: 0.75 outside, -0.25 inside
     right_ce = cross_entropy.addcmul_(cross_entropy, wrong, value=-1)
-    focal_gradient = torch.add(wrong, right_ce, alpha=2, out=right_ce).mul_(square)
-    focal_gradient.mul_(torch.sub(1 - ALPHA, mask, out=square))
-    return torch.cat([focal, dice], dim=1).T, (focal_gradient, dice_gradient)
+    torch.add(wrong, right_ce, alpha=2, out=gradients[0]).mul_(square)
+    gradients[0].mul_(torch.sub(1 - ALPHA, mask, out=square))
+    return torch.stack([focal, dice]), gradients
 
 
-def _row_sums(values: Tensor) -> Tensor:
-    """[m, P] to [m, 1]."""
-    return values.sum(dim=1, keepdim=True)
-
-
-def _upsample(mask_logits: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear, [m, h, w] to [m, H, W]."""
-    # Along the channel axis it is twice as fast on a CPU as along the batch axis.
-    return F.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
-def _upsample_backward(gradient: Tensor, shape: torch.Size) -> Tensor:
-    """The transpose of :func:`_upsample`; gradient [m, H, W], result [m, h, w]."""
-    (_, h, w), (m, height, width) = shape, gradient.shape
-    if gradient.shape == shape:
+def _upsample_backward(gradient: Tensor, size: torch.Size) -> Tensor:
+    """The transpose of bilinear upsampling; gradient [m, H, W], result [m, h, w]."""
+    (h, w), (m, height, width) = size, gradient.shape
+    if (h, w) == (height, width):
         return gradient
     if height % h or width % w:
         return torch.ops.aten.upsample_bilinear2d_backward(
-            gradient[None], (height, width), [1, *shape], False
+            gradient[None], (height, width), [1, m, h, w], False
         )[0]
     # Six times as fast on a CPU, and without the other's atomic additions on a GPU.
     weights = _shares(height // h, gradient).expand(m * h, 3, -1)
-    rows = torch.bmm(weights, gradient.view(m * h, -1, width)).view(m, h, 3, width)
+    rows = torch.bmm(weights, gradient.reshape(m * h, -1, width)).view(m, h, 3, width)
     rows = _joined(*rows.unbind(2))  # [m, h, W]
     columns = rows.view(m * h * w, -1) @ _shares(width // w, gradient).T
     return _joined(*(part.mT for part in columns.view(m, h, w, 3).unbind(3))).mT

@@ -65,7 +65,11 @@ def matching_cost(
     """
     pixel_embed, target = within_image(pixel_embed, target)
     height, width = pixel_embed.shape[-2:]
-    class_cost = -class_logits.softmax(dim=-1)[:, :, target.labels]  # [L, Q, N]
+    num_classes = class_logits.shape[-1] - 1
+    labels = target.labels.clamp(0, num_classes)
+    class_cost = -class_logits.softmax(dim=-1)[:, :, labels]  # [L, Q, N]
+    # A label that is no class is told where costs are read; to look at it here would be a read.
+    class_cost = class_cost.where((labels == target.labels) & (labels < num_classes), torch.nan)
     masks = resize_masks(target.masks, (height, width)).flatten(1).to(pixel_embed)
     valid = target.valid
     if valid is not None:
@@ -111,19 +115,21 @@ def bipartite_matching(
     All costs reach the CPU in one transfer.
 
     Args:
-        prediction: of B images.
-        targets: B of them, on the device of the prediction.
-        weights: of the cost terms.
+        prediction: what the model gives for B images.
+        targets: those of the B images, on the device of the prediction.
+        weights: weights of the cost terms.
 
     Raises:
-        ValueError: a cost is not finite; names the term, the image and the layer.
+        ValueError: a label is no class, or a cost is not finite; names the image, and the term and
+            the layer of the cost.
     """
+    pixel_embed = prediction.pixel_embed
 
     def terms(image: int) -> CostTerms:
         return matching_cost(
             prediction.class_logits[:, image],
             prediction.mask_embed[:, image],
-            prediction.pixel_embed[image],
+            pixel_embed[image],
             targets[image],
         )
 
@@ -131,6 +137,7 @@ def bipartite_matching(
     shapes = [cost.shape for cost in costs]
     flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
     if not np.isfinite(flat).all():
+        _check_labels([target.labels for target in targets], prediction.class_logits.shape[-1] - 1)
         raise ValueError(_describe_non_finite([terms(image) for image in range(len(targets))]))
     ends = np.cumsum([shape.numel() for shape in shapes])[:-1]
     matrices = [
@@ -147,15 +154,17 @@ def fixed_matching(prediction: MaskPrediction, targets: Sequence[MaskTarget]) ->
     transfer.
 
     Args:
-        prediction: of B images, with a query for each class.
-        targets: B of them.
+        prediction: what the model gives for B images, with a query for each class.
+        targets: those of the B images.
 
     Raises:
-        ValueError: a class has two segments in one image, or no query; names the image.
+        ValueError: a label is no class, or a class has two segments in one image, or no query;
+            names the image.
     """
-    layers, _, num_queries = prediction.class_logits.shape[:3]
+    layers, _, num_queries, num_logits = prediction.class_logits.shape
     counts = [len(target.labels) for target in targets]
     labels = torch.cat([target.labels for target in targets]).cpu().split(counts)
+    _check_labels(labels, num_logits - 1)
     rows = []
     for i, classes in enumerate(labels):
         _check_one_query_each(i, classes, num_queries)
@@ -165,6 +174,16 @@ def fixed_matching(prediction: MaskPrediction, targets: Sequence[MaskTarget]) ->
     pairs = torch.cat(rows, dim=1).to(prediction.class_logits.device, non_blocking=True)
     layer, image, query, target = pairs
     return Matches(layer, image, query, target, [layers * count for count in counts])
+
+
+def _check_labels(labels: Sequence[Tensor], num_classes: int) -> None:
+    for image, classes in enumerate(labels):
+        wrong = classes[(classes < 0) | (classes >= num_classes)]
+        if len(wrong):
+            raise ValueError(
+                f"image {image} of the batch has a segment of class {int(wrong[0])}, but the "
+                f"classes are 0 to {num_classes - 1}"
+            )
 
 
 def _check_one_query_each(image: int, classes: Tensor, num_queries: int) -> None:

@@ -1,19 +1,17 @@
-"""Segments from class and mask predictions: each pixel goes to one query (paper, section 3.4).
+"""General inference: each pixel goes to one query (paper, section 3.4).
 
-Queries that are unsure of their class or occluded are dropped. Numbers are float32, or float64 if
-the input is. Nothing here keeps gradients.
+Queries that are sure of a class compete for the pixels by class probability times mask
+probability; those that are occluded are dropped. Numbers are float32, or float64 if the input is.
+Nothing here keeps gradients.
 """
 
-from collections.abc import Collection, Sequence
-from typing import TypedDict
+from collections.abc import Collection
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
-from .banding import bands
-from .competition import compete, find_candidates
-from .lazy_masks import LazyMasks
-from .transfer import Pending, read_once
+from .lazy_masks import LazyMasks, as_lazy
 
 
 class Segment(TypedDict):
@@ -26,14 +24,34 @@ class Segment(TypedDict):
     area: int
 
 
+class Contest(NamedTuple):
+    """The n queries that are sure of a class, and what is left to each."""
+
+    labels: Tensor
+    """[n]; 0..K-1."""
+    scores: Tensor
+    """[n]; class probability."""
+    masks: LazyMasks
+    """n of them, formed."""
+    owner: Tensor
+    """[h, w]; int32, which of the n has the pixel; 0 everywhere if n = 0."""
+    area: Tensor
+    """[n]; pixels owned."""
+    kept: Tensor
+    """[n]; bool, whether enough of the mask is left."""
+
+
+@torch.no_grad()
 def panoptic_inference(
     class_logits: Tensor,
     mask_logits: Tensor | LazyMasks,
     thing_ids: Collection[int],
-    object_mask_threshold: float,
-    overlap_threshold: float,
+    object_mask_threshold: float = 0.8,
+    overlap_threshold: float = 0.8,
 ) -> tuple[Tensor, list[Segment]]:
     """Gives each pixel to the query of highest class probability times mask probability.
+
+    The defaults of the thresholds are the paper's for COCO (appendix A).
 
     Args:
         class_logits: [Q, K+1]; before the softmax.
@@ -46,68 +64,97 @@ def panoptic_inference(
     Returns:
         Segment ids [h, w] (int32; 0 is void) and the segments, in order of their ids from 1. A
         merged segment has the area of all its parts and the highest of their scores.
+
+    Raises:
+        ValueError: the logits are not those of one image.
     """
-    thresholds = object_mask_threshold, overlap_threshold
-    (result,) = read_once(pending_panoptic(class_logits, mask_logits, thing_ids, *thresholds))
-    return result
-
-
-@torch.no_grad()
-def pending_panoptic(
-    class_logits: Tensor,
-    mask_logits: Tensor | LazyMasks,
-    thing_ids: Collection[int],
-    object_mask_threshold: float,
-    overlap_threshold: float,
-) -> Pending:
-    """:func:`panoptic_inference` up to the numbers that the host needs."""
-    candidates = find_candidates(class_logits, mask_logits, object_mask_threshold)
-    contest = compete(candidates, overlap_threshold)
-    columns = (candidates.labels, candidates.scores, contest.area, contest.valid)
-    table = torch.stack([column.double() for column in columns], dim=1)
-
-    def finish(queries: list[list[float]]) -> tuple[Tensor, list[Segment]]:
-        segment_of_query, segments = _merge(queries, set(thing_ids))
-        return _lookup(contest.owner, segment_of_query), segments
-
-    return Pending(table, finish)
-
-
-def _lookup(owner: Tensor, segment_of_query: Sequence[int]) -> Tensor:
-    """Segment ids in place of candidates [h, w]."""
-    table = torch.tensor(segment_of_query, dtype=torch.int32).to(owner.device, non_blocking=True)
-    height, width = owner.shape
-    for start, stop in bands((height, width), 1, 1, owner.device):
-        owner[start:stop] = table.index_select(0, owner[start:stop].flatten()).view(-1, width)
-    return owner
-
-
-def _merge(
-    queries: list[list[float]], thing_ids: Collection[int]
-) -> tuple[list[int], list[Segment]]:
-    """Numbers the segments; queries: (label, score, area, valid) of each kept query."""
+    contest = compete(class_logits, mask_logits, object_mask_threshold, overlap_threshold)
+    columns = (contest.labels, contest.scores, contest.area, contest.kept)
+    # One read; in double precision, in which areas are exact.
+    table = torch.stack([column.double() for column in columns], dim=1).tolist()
     segments: list[Segment] = []
     stuff: dict[int, Segment] = {}
-    segment_of_query = []
-    for label_value, score, area, valid in queries:
-        label = int(label_value)
-        if not valid:
-            segment_of_query.append(0)
+    segment_of_query = [0] * max(len(table), 1)
+    for query, (label, score, area, kept) in enumerate(table):
+        if not kept:
             continue
-        if label in stuff:
-            segment = stuff[label]
-            segment["area"] += int(area)
-            segment["score"] = max(segment["score"], score)
-        else:
+        segment = stuff.get(int(label))
+        if segment is None:
+            is_thing = int(label) in thing_ids
             segment = Segment(
                 id=len(segments) + 1,
-                isthing=label in thing_ids,
-                category_id=label,
+                isthing=is_thing,
+                category_id=int(label),
                 score=score,
                 area=int(area),
             )
             segments.append(segment)
-            if not segment["isthing"]:
-                stuff[label] = segment
-        segment_of_query.append(segment["id"])
-    return segment_of_query, segments
+            if not is_thing:
+                stuff[int(label)] = segment
+        else:
+            segment["area"] += int(area)
+            segment["score"] = max(segment["score"], score)
+        segment_of_query[query] = segment["id"]
+    ids = torch.tensor(segment_of_query, dtype=torch.int32).to(contest.owner.device)
+    return ids[contest.owner.flatten()].view_as(contest.owner), segments
+
+
+@torch.no_grad()
+def compete(
+    class_logits: Tensor,
+    mask_logits: Tensor | LazyMasks,
+    object_mask_threshold: float,
+    overlap_threshold: float,
+) -> Contest:
+    """Who owns each pixel, and who keeps enough of its mask.
+
+    Arguments and errors are those of :func:`panoptic_inference`.
+    """
+    if class_logits.dim() != 2 or (isinstance(mask_logits, Tensor) and mask_logits.dim() != 3):
+        raise ValueError(
+            "general inference takes one image: class logits [Q, K+1] and mask logits [Q, h, w], "
+            f"got {list(class_logits.shape)} and {list(getattr(mask_logits, 'shape', ()))}; call "
+            "it for each image of a batch"
+        )
+    masks = as_lazy(mask_logits)
+    scores, labels = class_logits.to(masks.dtype).softmax(dim=-1).max(dim=-1)
+    sure = (labels != class_logits.shape[-1] - 1) & (scores > object_mask_threshold)
+    # One read, of their number; masks of the others are never formed.
+    queries = sure.nonzero().flatten()
+    scores, labels, masks = scores[queries], labels[queries], masks.select(queries).formed()
+    owner = scores.new_zeros(masks.size, dtype=torch.int32)
+    original_area, area = scores.new_zeros(2, len(scores), dtype=torch.int64)
+    if len(scores):
+        rank = torch.arange(len(scores), 0, -1, dtype=scores.dtype, device=scores.device)
+        for rows, logits in masks.in_bands(2 * len(scores)):
+            winner, inside = _win(logits, scores, rank)
+            owner[rows] = winner
+            original_area += inside
+            index = winner.flatten().long()
+            # Not bincount, which reads from a device.
+            area.scatter_add_(0, index, index.new_ones(()).expand_as(index))
+    # The ratio is taken as the original takes it, in double precision.
+    enough = area.double() / original_area >= overlap_threshold
+    return Contest(labels, scores, masks, owner, area, enough & (area > 0) & (original_area > 0))
+
+
+def _win(logits: Tensor, scores: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
+    """The owner of each pixel of some rows, and how many pixels each mask has there.
+
+    ``max(dim=0)`` is slow on a CPU. Ties go to the lowest index: that of the highest rank, which
+    is n for the first of n queries and 1 for the last.
+
+    Args:
+        logits: [n, rows, w]
+        scores: [n]
+        rank: [n]
+
+    Returns:
+        [rows, w], int32, and [n].
+    """
+    probs = logits.sigmoid()
+    inside = (probs >= 0.5).sum(dim=(1, 2))
+    probs *= scores[:, None, None]
+    best = torch.eq(probs, probs.amax(dim=0), out=probs).mul_(rank[:, None, None]).amax(dim=0)
+    # Where all is NaN nobody has a rank; such a pixel goes to the last.
+    return (len(rank) - best).clamp_(max=len(rank) - 1).int(), inside

@@ -133,7 +133,7 @@ def as_rows(
     for labels, masks, valid, _ in (sample.target for sample in samples):
         valid = valid if valid is None else valid[:, :number]
         targets.append(MaskTarget(labels, masks[..., :number], valid))
-    return prediction._replace(pixel_embed=pixel_embed), targets
+    return prediction._replace(pixel_features=pixel_embed, projection=None), targets
 
 
 def point_losses(

@@ -1,10 +1,8 @@
 """Semantic scores and labels from class and mask predictions (paper, section 3.4).
 
-Semantic inference marginalises over all queries; general inference takes those alone that win in a
-contest for the pixels. Mask logits come as a tensor or as
-:class:`~mask_former.functional.lazy_masks.LazyMasks`; either way a result is formed a band of rows
-at a time. Numbers are float32, or float64 if the input is. Nothing here keeps gradients, or reads
-from the device.
+Semantic inference marginalises over all queries; general inference takes those alone that win in
+the contest for the pixels. Results are formed a band of rows at a time. Numbers are float32, or
+float64 if the input is. Nothing here keeps gradients.
 """
 
 from collections.abc import Callable
@@ -12,10 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .banding import bands
-from .competition import compete, find_candidates
-from .lazy_masks import LazyMasks, as_lazy
-from .resampling import Resize, Size
+from .lazy_masks import LazyMasks, Size, as_lazy, bands, resizes
+from .panoptic import compete
 
 
 @torch.no_grad()
@@ -36,14 +32,13 @@ def semantic_inference(
     Returns:
         Scores [K, H, W]; at least 0, not normalised: sums above 1 occur. Or labels [H, W] (int64).
     """
-    masks = as_lazy(mask_logits).convolved()
-    class_probs = class_logits.to(masks.dtype).softmax(dim=-1)[:, :-1]
+    masks = as_lazy(mask_logits).formed()
+    class_probs = class_logits.to(masks.dtype).softmax(dim=-1)[:, :-1].T  # [K, Q]
 
-    def write(start: int, stop: int, scores: Tensor) -> None:
-        mask_probs = masks.rows(start, stop).sigmoid_()
-        torch.mm(class_probs.T, mask_probs.flatten(1), out=scores.view(len(scores), -1))
+    def scores(logits: Tensor) -> Tensor:
+        return (class_probs @ logits.sigmoid().flatten(1)).view(-1, *logits.shape[1:])
 
-    return _collect(write, class_probs.shape[1], masks, output, labels)
+    return _collect(scores, len(class_probs), masks, output or masks.size, labels)
 
 
 @torch.no_grad()
@@ -64,50 +59,42 @@ def general_semantic_inference(
         Scores [K, H, W] in [0, 1]: for each class the highest class probability times mask
         probability of its queries; 0 where it has none. Or labels [H, W] (int64).
     """
+    contest = compete(class_logits, mask_logits, object_mask_threshold, overlap_threshold)
     num_classes = class_logits.shape[-1] - 1
-    candidates = find_candidates(class_logits, mask_logits, object_mask_threshold)
-    contest = compete(candidates, overlap_threshold)
-    weights = (candidates.scores * contest.valid)[:, None, None]
-    index = candidates.labels.clamp(max=num_classes - 1)[:, None, None]
+    weights = (contest.scores * contest.kept)[:, None, None]
 
-    def write(start: int, stop: int, scores: Tensor) -> None:
-        weighted = candidates.masks.rows(start, stop).sigmoid_().mul_(weights)
-        scores.zero_().scatter_reduce_(0, index.expand_as(weighted), weighted, reduce="amax")
+    def scores(logits: Tensor) -> Tensor:
+        weighted = logits.sigmoid().mul_(weights)
+        index = contest.labels[:, None, None].expand_as(weighted)
+        none = weighted.new_zeros(num_classes, *weighted.shape[1:])
+        return none.scatter_reduce_(0, index, weighted, reduce="amax")
 
-    return _collect(write, num_classes, candidates.masks, output, labels)
+    return _collect(scores, num_classes, contest.masks, output or contest.masks.size, labels)
 
 
 def _collect(
-    write: Callable[[int, int, Tensor], None],
+    scores: Callable[[Tensor], Tensor],
     num_classes: int,
     masks: LazyMasks,
-    output: Size | None,
+    output: Size,
     labels: bool,
 ) -> Tensor:
     """Semantic scores [K, H, W] of all rows, or labels [H, W].
 
-    write puts the scores of the rows (start, stop) of the masks into [K, stop - start, w].
+    Args:
+        scores: mask logits [Q, rows, w] to the scores [K, rows, w].
+        num_classes: K.
+        masks: Q of them, formed.
+        output: (H, W) that the scores are resized to.
+        labels: whether to give labels.
     """
-    output, like = output or masks.size, masks.pixel_embed
-
-    def rows(start: int, stop: int) -> Tensor:
-        scores = like.new_empty(num_classes, stop - start, masks.size[1], dtype=masks.dtype)
-        write(start, stop, scores)
-        return scores
-
-    resize = Resize(masks.size, output, output)
-    channels = max(num_classes, masks.number)
-    shares = bands(output, channels, num_classes, like.device)
-    if labels:
-        result = like.new_empty(output, dtype=torch.int64)
-        for start, stop in shares:
-            # Unlike argmax, max is vectorised over the last dimension on a CPU.
-            result[start:stop] = resize.rows(rows, start, stop).max(dim=0).indices
-        return result
-    result = like.new_empty(num_classes, *output, dtype=masks.dtype)
-    for start, stop in shares:
-        if output == masks.size:
-            write(start, stop, result[:, start:stop])
-        else:
-            result[:, start:stop] = resize.rows(rows, start, stop)
+    like = masks.pixel_features.new_empty(0, dtype=masks.dtype)
+    resized = resizes(masks.size, [(output, output)], like)
+    shape, dtype = (output, torch.int64) if labels else ((num_classes, *output), like.dtype)
+    result = like.new_empty(shape, dtype=dtype)
+    for start, stop in bands(output, num_classes + masks.number, like.device):
+        first, last = resized.source_rows(start, stop)
+        band = resized.band(scores(masks.rows(first, last)), first, start, stop)
+        # Unlike argmax, max is vectorised over the last dimension on a CPU.
+        result[..., start:stop, :] = band.max(dim=0).indices if labels else band
     return result

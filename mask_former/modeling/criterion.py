@@ -1,6 +1,7 @@
 """The training loss: match queries to segments, then weigh (paper, section 3.2)."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,6 +25,9 @@ Matcher = Callable[[MaskPrediction, Sequence[MaskTarget]], Matches]
 ImagePart = tuple[Tensor, MaskTarget]
 """Embeddings and target of one image, without padding."""
 
+_TINY = 1e-30
+"""Below any sum of class weights that is not 0."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -45,12 +49,13 @@ class SetCriterion(nn.Module):
         no_object_weight: float,
         points: PointOptions | None = None,
     ) -> None:
-        """
+        """Puts the parts together.
+
         Args:
             num_classes: K.
             matcher: pairs queries with segments, for all layers and images at once. With points
                 it sees every image as a row of pixels, its points.
-            weights: of the three terms.
+            weights: weights of the three terms.
             no_object_weight: class weight of "no object" in the classification loss; at least 0.
             points: where masks are scored; None: at all pixels, as in the paper.
         """
@@ -68,34 +73,46 @@ class SetCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """The weighted losses, scalars.
 
+        Over several processes segments and class weights are counted over all of them, so that the
+        mean of the processes' losses is the loss of the joint batch.
+
         Args:
-            prediction: of L layers and B images.
-            targets: B of them; their masks have one common size, that of the padded batch. Pixels
-                that are not valid, or beyond ``size``, count in no cost and no loss.
+            prediction: what the model gives, of L layers and B images.
+            targets: those of the B images, with integer labels and masks of one common size, that
+                of the padded batch. Pixels that are not valid, or beyond ``size``, count in no
+                cost and no loss.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last layer, and the same with the
             suffix ``_i`` of layer i < L-1.
 
         Raises:
-            ValueError: as the matcher does.
+            ValueError: prediction and targets do not fit each other; and as the matcher does.
         """
+        _check(prediction, targets, num_classes=len(self.empty_weight) - 1)
+        targets = [t._replace(labels=t.labels.long(), masks=t.masks.bool()) for t in targets]
         self._warn_of_surplus(targets, num_queries=prediction.class_logits.shape[2])
         # Half precision overflows in the sums over pixels.
         with torch.autocast(prediction.class_logits.device.type, enabled=False):
             prediction = _at_least_float32(prediction)
-            images = _images(prediction.pixel_embed, targets)
+            # The gradient of unbind is a copy, and the largest tensor of the step; one image needs
+            # none.
+            pixels = prediction.pixel_features
+            maps = pixels.unbind() if len(pixels) > 1 else [pixels.squeeze(0)]
+            images = [within_image(*image) for image in zip(maps, targets, strict=True)]
             samples = self._sample(images)
             matches = self._match(prediction, targets, samples)
-            loss_ce = self._classification_losses(prediction.class_logits, targets, matches)
-            loss_mask, loss_dice = self._mask_losses(
-                prediction.mask_embed, images, samples, matches
-            )
+            nll, class_weights = self._classification(prediction.class_logits, targets, matches)
+            focal, dice = self._mask_losses(prediction.mask_embed, images, samples, matches)
+            num_masks = class_weights.new_tensor([sum(len(t.labels) for t in targets)])
+            totals = _mean_over_ranks(torch.cat([num_masks, class_weights]))
+            num_masks, class_weights = totals[0], totals[1:]
         return _by_name(
             {
-                "loss_ce": self.weights.classification * loss_ce,
-                "loss_mask": self.weights.mask * loss_mask,
-                "loss_dice": self.weights.dice * loss_dice,
+                # Both are 0 where "no object" weighs nothing and there is no segment.
+                "loss_ce": self.weights.classification * nll / class_weights.clamp(min=_TINY),
+                "loss_mask": self.weights.mask * focal / num_masks,
+                "loss_dice": self.weights.dice * dice / num_masks,
             }
         )
 
@@ -118,19 +135,26 @@ class SetCriterion(nn.Module):
             prediction, targets = as_rows(prediction, samples, self.points.number)
         return self.matcher(prediction, targets)
 
-    def _classification_losses(
+    def _classification(
         self, class_logits: Tensor, targets: Sequence[MaskTarget], matches: Matches
-    ) -> Tensor:
-        """Cross-entropy of each layer [L], averaged with the class weights over its B*Q queries."""
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the cross-entropy of the B*Q queries of each layer, and of the weights.
+
+        Returns:
+            Two tensors [L].
+        """
         no_object = class_logits.shape[-1] - 1
         classes = torch.full_like(class_logits[..., 0], no_object, dtype=torch.int64)  # [L, B, Q]
+        counts = [len(target.labels) for target in targets]
+        # Where the segments of each image begin among those of all. Waiting for the copy would be
+        # waiting for the device.
+        starts = torch.tensor([0, *counts[:-1]]).cumsum(0).to(classes.device, non_blocking=True)
+        segment = starts[matches.image] + matches.target
         labels = torch.cat([target.labels for target in targets])
-        classes[matches.layer, matches.image, matches.query] = labels[
-            _flat_target(matches, targets)
-        ]
+        classes[matches.layer, matches.image, matches.query] = labels[segment]
         nll = F.cross_entropy(class_logits.flatten(0, 2), classes.flatten(), reduction="none")
         weights = self.empty_weight.to(class_logits.dtype)[classes].flatten(1)  # [L, B*Q]
-        return (weights * nll.view_as(weights)).sum(dim=1) / weights.sum(dim=1)
+        return (weights * nll.view_as(weights)).sum(dim=1), weights.sum(dim=1)
 
     def _mask_losses(
         self,
@@ -139,7 +163,7 @@ class SetCriterion(nn.Module):
         samples: Sequence[PointSample],
         matches: Matches,
     ) -> tuple[Tensor, Tensor]:
-        """Focal and dice loss of each layer, both [L], per segment of the batch.
+        """Focal and dice loss of each layer, both [L], summed over the segments.
 
         Mask logits are formed for matched queries only, image by image.
         """
@@ -148,17 +172,15 @@ class SetCriterion(nn.Module):
         pairs = zip(*(index.split(matches.per_image) for index in matches[:4]), strict=True)
         for i, (layer, image, query, index) in enumerate(pairs):
             embed = mask_embed[layer, image, query]  # [m, D]
+            pixel_embed, target = images[i]
             if self.points is None:
-                image_focal, image_dice = _dense_losses(embed, *images[i], index)
+                logits = torch.einsum("md,dhw->mhw", embed, pixel_embed)
+                losses = matched_mask_losses(logits, target.masks, index, target.valid)
             else:
-                pixel_embed = images[i][0]
-                image_focal, image_dice = point_losses(
-                    embed, pixel_embed, samples[i], index, self.points
-                )
-            focal = focal.index_add(0, layer, image_focal)
-            dice = dice.index_add(0, layer, image_dice)
-        num_masks = _mean_over_ranks(sum(len(target.labels) for _, target in images), focal)
-        return focal / num_masks, dice / num_masks
+                losses = point_losses(embed, pixel_embed, samples[i], index, self.points)
+            focal = focal.index_add(0, layer, losses[0])
+            dice = dice.index_add(0, layer, losses[1])
+        return focal, dice
 
     def _warn_of_surplus(self, targets: Sequence[MaskTarget], num_queries: int) -> None:
         most = max(len(target.labels) for target in targets)
@@ -172,49 +194,58 @@ class SetCriterion(nn.Module):
             )
 
 
-def _images(pixel_embed: Tensor, targets: Sequence[MaskTarget]) -> list[ImagePart]:
-    """The B images without their padding; pixel_embed [B, D, h, w]."""
-    # The gradient of unbind is a copy, and the largest tensor of the step; one image needs none.
-    maps = pixel_embed.unbind() if len(pixel_embed) > 1 else [pixel_embed.squeeze(0)]
-    return [within_image(*image) for image in zip(maps, targets, strict=True)]
-
-
-def _dense_losses(
-    mask_embed: Tensor, pixel_embed: Tensor, target: MaskTarget, index: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Focal and dice loss of each pair, at the resolution of the input.
-
-    Args:
-        mask_embed: [m, D]
-        pixel_embed: [D, h, w]
-        target: of the image.
-        index: [m]; the segment of each pair.
-    """
-    logits = torch.einsum("md,dhw->mhw", mask_embed, pixel_embed)
-    return matched_mask_losses(logits, target.masks, index, target.valid)
+def _check(prediction: MaskPrediction, targets: Sequence[MaskTarget], num_classes: int) -> None:
+    """Refuses what would end in an index error or, worse, in a number."""
+    shape = list(prediction.class_logits.shape)
+    if len(shape) != 4 or prediction.mask_embed.dim() != 4:
+        raise ValueError(
+            f"class logits must be [L, B, Q, K+1] and mask embeddings [L, B, Q, D], got {shape} "
+            f"and {list(prediction.mask_embed.shape)}; of a single layer, take x[None]"
+        )
+    if shape[3] != num_classes + 1:
+        raise ValueError(
+            f"the criterion has {num_classes} classes, so class logits need {num_classes + 1} "
+            f'columns, one for "no object", got {shape[3]}'
+        )
+    if not shape[1] or len(targets) != shape[1]:
+        raise ValueError(f"got {len(targets)} targets for {shape[1]} images; each needs one")
+    height, width = prediction.pixel_features.shape[-2:]
+    for image, target in enumerate(targets):
+        size = list(target.masks.shape[-2:])
+        same = size == list(targets[0].masks.shape[-2:])
+        # A map of stride s has ceil(H / s) rows; SIZE_DIVISIBILITY 0 leaves sides that s does not
+        # divide.
+        strides = {round(size[0] / height), round(size[1] / width), size[0] / height}
+        if not same or not any(
+            math.ceil(size[0] / s) == height and math.ceil(size[1] / s) == width
+            for s in strides
+            if s > 0
+        ):
+            raise ValueError(
+                f"the masks of target {image} are {size[0]}x{size[1]} pixels, but those of target "
+                f"0 {targets[0].masks.shape[-2]}x{targets[0].masks.shape[-1]} and the predictions "
+                f"{height}x{width}: pad masks to the one size of the batch (pad_target)"
+            )
 
 
 def _at_least_float32(prediction: MaskPrediction) -> MaskPrediction:
-    half = (torch.float16, torch.bfloat16)
-    return MaskPrediction(*(x.float() if x.dtype in half else x for x in prediction))
+    """The same with the embeddings at hand, in a type in which sums over pixels do not overflow."""
+
+    def widened(x: Tensor) -> Tensor:
+        return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+    class_logits, mask_embed = widened(prediction.class_logits), widened(prediction.mask_embed)
+    return MaskPrediction(class_logits, mask_embed, widened(prediction.pixel_embed))
 
 
-def _flat_target(matches: Matches, targets: Sequence[MaskTarget]) -> Tensor:
-    """Index [M] of each matched segment among the segments of all images."""
-    counts = [len(target.labels) for target in targets]
-    starts = torch.tensor([0, *counts[:-1]]).cumsum(0)
-    # Waiting for the copy would be waiting for the device.
-    starts = starts.to(matches.image.device, non_blocking=True)
-    return starts[matches.image] + matches.target
-
-
-def _mean_over_ranks(num_masks: int, like: Tensor) -> Tensor:
-    """Number of segments per rank, at least 1, as a scalar of the type and device of ``like``."""
-    count = like.new_full((), num_masks)
+def _mean_over_ranks(totals: Tensor) -> Tensor:
+    """The mean over all processes of numbers [n] of each; the first is at least 1 in their sum."""
+    world = 1
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
-    return count.clamp(min=1)
+        world = dist.get_world_size()
+        dist.all_reduce(totals)
+    totals[0].clamp_(min=1)
+    return totals / world
 
 
 def _by_name(losses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,14 +1,16 @@
 """MaskFormer head: pixel decoder, then mask decoder (paper, figure 2)."""
 
+import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..structures import Convolution, MaskPrediction, Padding
+from .layers import is_untouched, plain_convolution
 from .mask_decoder import TransformerMaskDecoder
-from .pixel_decoder import BasePixelDecoder
+from .pixel_decoder import BasePixelDecoder, TransformerEncoderPixelDecoder
 
 _logger = logging.getLogger(__name__)
 
@@ -45,9 +47,9 @@ class PixelDecoderCheckpoint(nn.Module):
         """The feature that the queries look at.
 
         Args:
-            name: of a backbone feature, or "transformer_encoder".
-            features: of the backbone, by name.
-            encoded: by the pixel decoder.
+            name: name of a backbone feature, or "transformer_encoder".
+            features: the backbone's features by name.
+            encoded: the feature that the pixel decoder has encoded, if it has an encoder.
         """
         if name != "transformer_encoder":
             return features[name]
@@ -62,16 +64,15 @@ class PixelDecoderCheckpoint(nn.Module):
 class MaskFormerHead(PixelDecoderCheckpoint):
     """Backbone features to the (class, mask embedding) pairs of all queries.
 
-    Padding is told to those parts that say ``takes_padding = True``, as a last argument; another
+    Padding is told to those parts whose method has an argument named ``padding``; another
     project's parts need not know of it.
     """
-
-    takes_padding = True
 
     def __init__(
         self, *, pixel_decoder: nn.Module, mask_decoder: nn.Module, transformer_in_feature: str
     ) -> None:
-        """
+        """Puts the parts together.
+
         Args:
             pixel_decoder: its ``forward_features`` takes features by name and gives a pair as
                 ``PixelDecoderOutput``.
@@ -85,46 +86,43 @@ class MaskFormerHead(PixelDecoderCheckpoint):
         self.transformer_in_feature = transformer_in_feature
 
     def forward(
-        self,
-        features: dict[str, Tensor],
-        padding: Padding | None = None,
-        *,
-        embed: bool = True,
-        release: bool = False,
+        self, features: Mapping[str, Tensor], padding: Padding | None = None
     ) -> MaskPrediction:
         """Predictions of all layers.
 
+        In evaluation the last convolution to the embeddings may be left to the prediction, as its
+        ``projection``: with fewer queries than channels, masks cost less without embeddings.
+
         Args:
             features: [B, channels, height, width] by name.
-            padding: takes part in no attention; None: all is image.
-            embed: False leaves out :meth:`last_convolution`, if there is one: instead of the
-                embeddings, the prediction then has what that takes, [B, C, h, w].
-            release: takes features out of the dict when they have been used, if the pixel decoder
-                can: less memory, if nobody else holds them and no gradient needs them.
+            padding: where the images end; padding takes part in no attention. None: all is image.
         """
-        seen = {k: v for k, v in features.items() if k == self.transformer_in_feature}
-        options = {} if embed or self.last_convolution() is None else {"embed": False}
-        if release and isinstance(self.pixel_decoder, BasePixelDecoder):
-            options["release"] = True
-        pixel_embed, encoded = self.pixel_decoder.forward_features(
-            features, *_told(self.pixel_decoder, padding), **options
+        projection = None if self.training else self._projection()
+        decode = self.pixel_decoder.forward_features
+        if projection is not None:
+            decode = self.pixel_decoder.decode
+        pixel_features, encoded = decode(features, **_told(decode, padding))
+        feature = self.transformer_feature(self.transformer_in_feature, features, encoded)
+        told = _told(self.predictor.forward, padding)
+        prediction = self.predictor(feature, pixel_features, **told)
+        return prediction if projection is None else prediction._replace(projection=projection)
+
+    def _projection(self) -> Convolution | None:
+        """The last convolution of the pixel decoder, if nobody could see that it is left out."""
+        decoder, predictor = self.pixel_decoder, self.predictor
+        ours = type(predictor) is TransformerMaskDecoder and type(decoder) in (
+            BasePixelDecoder,
+            TransformerEncoderPixelDecoder,
         )
-        feature = self.transformer_feature(self.transformer_in_feature, seen, encoded)
-        return self.predictor(feature, pixel_embed, *_told(self.predictor, padding))
-
-    def last_convolution(self) -> Convolution | None:
-        """The last, linear step of the pixel decoder, to the embeddings, if it is one of ours."""
-        # Another mask decoder may look at the embeddings.
-        known = isinstance(self.predictor, TransformerMaskDecoder)
-        if not known or not isinstance(self.pixel_decoder, BasePixelDecoder):
+        if not ours or not is_untouched(predictor) or not is_untouched(decoder):
             return None
-        last = self.pixel_decoder.mask_features
-        assert last.bias is not None
-        return Convolution(last.weight, last.bias)
+        return plain_convolution(decoder.mask_features)
 
 
-def _told(part: nn.Module, padding: Padding | None) -> tuple[Padding, ...]:
-    """The last argument of a part, where there is padding and it can take it."""
-    if padding is None or not getattr(part, "takes_padding", False):
-        return ()
-    return (padding,)
+def takes_padding(method: Callable[..., Any]) -> bool:
+    """Whether a part wants to be told of padding: whether it has an argument of that name."""
+    return "padding" in inspect.signature(method).parameters
+
+
+def _told(method: Callable[..., Any], padding: Padding | None) -> dict[str, Padding]:
+    return {} if padding is None or not takes_padding(method) else {"padding": padding}

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..structures import Convolution
+
 NormFactory = Callable[[int], nn.Module]
 
 
@@ -31,11 +33,12 @@ class ConvNorm(nn.Conv2d):
         norm: NormFactory | None,
         relu: bool,
     ) -> None:
-        """
+        """Builds the block.
+
         Args:
-            in_channels: of the input.
-            out_channels: of the output.
-            kernel_size: odd.
+            in_channels: channels of the input.
+            out_channels: channels of the output.
+            kernel_size: side of the kernel; odd.
             norm: makes the norm from its channels; without one the convolution has a bias.
             relu: whether a ReLU ends the block.
         """
@@ -46,16 +49,33 @@ class ConvNorm(nn.Conv2d):
         self.relu = relu
         init_conv(self)
 
-    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
-        """[B, in_channels, h, w] to [B, out_channels, h, w].
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, h, w] to [B, out_channels, h, w]."""
+        x = self.norm(super().forward(x))
+        # In place: no norm keeps its output for its gradient.
+        return F.relu_(x) if self.relu else x
 
-        Args:
-            x: or a list of it alone, out of which it is taken: so nobody holds it any longer when
-                the norm needs room.
-        """
-        y = self.norm(super().forward(x.pop() if isinstance(x, list) else x))
-        # No norm keeps its output for its gradient.
-        return F.relu_(y) if self.relu else y
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether a module runs its class's methods and nothing else: it has no hook and no patch."""
+    patched = {"forward", "forward_features", "decode", "encode"} & vars(module).keys()
+    return not (patched or module._forward_hooks or module._forward_pre_hooks)
+
+
+def plain_convolution(module: nn.Module) -> Convolution | None:
+    """The weights of a convolution that is nothing but that; None for any other module.
+
+    Whoever computes with the weights in the module's place leaves out subclasses, hooks and other
+    ways of padding, so these are not plain.
+    """
+    if type(module) is not nn.Conv2d or not is_untouched(module) or module.bias is None:
+        return None
+    side = module.kernel_size[0]
+    found = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups)
+    plain = ((side, side), (1, 1), (side // 2, side // 2), (1, 1), 1)
+    if found != plain or side % 2 == 0 or module.padding_mode != "zeros":
+        return None
+    return Convolution(module.weight, module.bias)
 
 
 class MLP(nn.Module):

@@ -1,13 +1,11 @@
 """Transformer decoder: queries to class logits and mask embeddings (paper, section 3.3)."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ..structures import MaskPrediction, Padding
 from .layers import MLP, init_conv
-from .tokens import image_tokens
-from .transformer import Transformer, TransformerDecoder, TransformerEncoder
+from .position_encoding import image_tokens
+from .transformer import LayerOptions, Transformer, TransformerDecoder, TransformerEncoder
 
 
 class TransformerMaskDecoder(nn.Module):
@@ -15,9 +13,23 @@ class TransformerMaskDecoder(nn.Module):
 
     Without classes it gives mask embeddings alone, for :class:`PerPixelBaselinePlusHead`.
     Attribute names give the state-dict keys of the published checkpoints.
+
+    Args:
+        in_channels: channels of the image feature.
+        num_classes: K; None for mask embeddings alone.
+        num_queries: Q.
+        hidden_dim: C; even, and divisible by ``num_heads``.
+        mask_dim: D, the channels of the per-pixel embedding.
+        num_heads: attention heads.
+        feedforward: width of the FFNs.
+        dropout: in [0, 1).
+        encoder_layers: transformer encoder layers ahead of the decoder.
+        decoder_layers: transformer decoder layers; at least 1.
+        pre_norm: norm before each step instead of after it.
+        deep_supervision: predict from every decoder layer instead of the last alone.
+        enforce_input_projection: project the feature even if its channels are C already.
     """
 
-    takes_padding = True
     class_embed: nn.Linear | None
 
     def __init__(
@@ -37,34 +49,11 @@ class TransformerMaskDecoder(nn.Module):
         deep_supervision: bool = True,
         enforce_input_projection: bool = False,
     ) -> None:
-        """
-        Args:
-            in_channels: of the image feature.
-            num_classes: K; None for mask embeddings alone.
-            num_queries: Q.
-            hidden_dim: C; even, and divisible by ``num_heads``.
-            mask_dim: D, the channels of the per-pixel embedding.
-            num_heads: attention heads.
-            feedforward: width of the FFNs.
-            dropout: in [0, 1).
-            encoder_layers: transformer encoder layers ahead of the decoder.
-            decoder_layers: transformer decoder layers; at least 1.
-            pre_norm: norm before each step instead of after it.
-            deep_supervision: predict from every decoder layer instead of the last alone.
-            enforce_input_projection: project the feature even if its channels are C already.
-        """
         super().__init__()
-        common: dict[str, Any] = {
-            "channels": hidden_dim,
-            "num_heads": num_heads,
-            "feedforward": feedforward,
-            "dropout": dropout,
-            "pre_norm": pre_norm,
-        }
+        options = LayerOptions(hidden_dim, num_heads, feedforward, dropout, pre_norm)
         self.deep_supervision = deep_supervision
         self.transformer = Transformer(
-            TransformerEncoder(num_layers=encoder_layers, **common),
-            TransformerDecoder(num_layers=decoder_layers, **common),
+            TransformerEncoder(encoder_layers, options), TransformerDecoder(decoder_layers, options)
         )
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.input_proj: nn.Module = nn.Identity()
@@ -81,20 +70,16 @@ class TransformerMaskDecoder(nn.Module):
 
         Args:
             feature: [B, in_channels, any height, any width]
-            pixel_embed: [B, D, h, w]
-            padding: the cells of ``feature`` that are padding alone take part in no attention;
-                None: all are image.
+            pixel_embed: [B, D, h, w]; it becomes part of the prediction as it is.
+            padding: where the images end; cells of ``feature`` that are padding alone take part
+                in no attention. None: all are image.
         """
         if self.class_embed is None:
             raise ValueError("a mask decoder without num_classes gives mask embeddings alone")
-        queries = self._decode(feature, padding)
+        queries = self.decode(feature, padding)
         return MaskPrediction(self.class_embed(queries), self.mask_embed(queries), pixel_embed)
 
-    def mask_embeddings(self, feature: Tensor) -> Tensor:
-        """Mask embeddings [L, B, Q, D] alone, of the same layers as :meth:`forward`."""
-        return self.mask_embed(self._decode(feature, None))
-
-    def _decode(self, feature: Tensor, padding: Padding | None) -> Tensor:
+    def decode(self, feature: Tensor, padding: Padding | None = None) -> Tensor:
         """[B, in_channels, height, width] to the queries [L, B, Q, C] of the predicting layers."""
         x, pos, padded = image_tokens(self.input_proj(feature), padding)
         queries = self.transformer(x, pos, self.query_embed.weight[None], padded)

@@ -84,7 +84,8 @@ class PerPixelBaselineHead(_PerPixelHead):
         ignore_value: int = 255,
         loss_weight: float = 1.0,
     ) -> None:
-        """
+        """Puts the parts together.
+
         Args:
             pixel_decoder: its ``forward_features`` gives a pair as ``PixelDecoderOutput``.
             num_classes: K.
@@ -122,7 +123,8 @@ class PerPixelBaselinePlusHead(_PerPixelHead):
         ignore_value: int = 255,
         loss_weight: float = 1.0,
     ) -> None:
-        """
+        """Puts the parts together.
+
         Args:
             pixel_decoder: its ``forward_features`` gives a pair as ``PixelDecoderOutput``.
             mask_decoder: one without ``num_classes`` and with as many queries as classes.
@@ -141,7 +143,7 @@ class PerPixelBaselinePlusHead(_PerPixelHead):
     def _logits(self, features: Mapping[str, Tensor]) -> Tensor:
         pixel_embed, encoded = self.pixel_decoder.forward_features(features)
         feature = self.transformer_feature(self.transformer_in_feature, features, encoded)
-        mask_embed = self.predictor.mask_embeddings(feature)  # [L, B, Q, D]
+        mask_embed = self.predictor.mask_embed(self.predictor.decode(feature))  # [L, B, Q, D]
         if not self.training:
             mask_embed = mask_embed[-1:]
         return torch.einsum("lbqd,bdhw->lbqhw", mask_embed, pixel_embed)

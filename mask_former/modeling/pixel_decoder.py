@@ -1,6 +1,7 @@
 """Pixel decoders: backbone features to per-pixel embeddings (paper, sections 3.3 and 4.1)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -8,17 +9,19 @@ from torch import Tensor, nn
 
 from ..structures import Padding
 from .layers import ConvNorm, NormFactory, group_norm, init_conv
-from .tokens import image_tokens
-from .transformer import TransformerEncoder
+from .position_encoding import image_tokens
+from .transformer import LayerOptions, TransformerEncoder
+
+Features = Mapping[str, Tensor] | Sequence[Tensor]
 
 
 class PixelDecoderOutput(NamedTuple):
     """What every pixel decoder gives."""
 
     pixel_embed: Tensor
-    """[B, D, h, w]; without the last convolution [B, C, h, w]."""
+    """[B, D, h, w]"""
     encoded: Tensor | None
-    """[B, C, height, width] of the coarsest feature after attention; None without an encoder."""
+    """[B, C, height, width], the coarsest feature after attention; None without an encoder."""
 
 
 class BasePixelDecoder(nn.Module):
@@ -29,28 +32,35 @@ class BasePixelDecoder(nn.Module):
     """
 
     encoded_channels: int | None = None
-    """Of the ``encoded`` feature; None where there is none."""
+    """Channels of the ``encoded`` feature; None where there is none."""
     mask_features: nn.Conv2d
     """The last convolution, to the embeddings."""
 
     def __init__(
         self,
-        in_channels: Mapping[str, int],
+        in_channels: Mapping[str, int] | Sequence[int],
         *,
         conv_dim: int = 256,
         mask_dim: int = 256,
         norm: NormFactory | None = group_norm,
     ) -> None:
-        """
+        """Builds the pyramid.
+
         Args:
-            in_channels: channels of each feature by its name, finest first; at least one.
+            in_channels: channels of each feature, finest first, at least one: by name, or a
+                sequence for features that come as one.
             conv_dim: channels inside the decoder.
             mask_dim: D, channels of the per-pixel embedding.
             norm: makes the norm of a convolution from its channels; None for none.
+
+        Raises:
+            ValueError: there is no feature.
         """
         super().__init__()
         if not in_channels:
             raise ValueError("in_channels is empty: the pixel decoder needs at least one feature")
+        if not isinstance(in_channels, Mapping):
+            in_channels = {str(i): channels for i, channels in enumerate(in_channels)}
         self.in_features = list(in_channels)
         *fine, coarsest = in_channels.values()
         for i, channels in enumerate(fine, start=1):
@@ -62,47 +72,84 @@ class BasePixelDecoder(nn.Module):
         self.mask_features = nn.Conv2d(conv_dim, mask_dim, kernel_size=3, padding=1)
         init_conv(self.mask_features)
 
-    def forward(
-        self, features: dict[str, Tensor], *, embed: bool = True, release: bool = False
-    ) -> PixelDecoderOutput:
+    def forward(self, features: Features, padding: Padding | None = None) -> PixelDecoderOutput:
         """Per-pixel embeddings at the resolution of the finest feature.
 
         Args:
-            features: [B, channels, height, width] by name; other names are ignored.
-            embed: False leaves out the last convolution, ``mask_features``.
-            release: takes features out of the dict when they have been used, all but the coarsest:
-                less memory, if nobody else holds them and no gradient needs them.
+            features: [B, channels, height, width] each, by name or in a sequence, finest first;
+                other names are ignored.
+            padding: where the images end; padding is kept out of attention, not out of
+                convolutions and norms. None: all is image.
+
+        Raises:
+            ValueError: the features are not as many as the decoder has, or a later one is finer.
         """
-        coarsest = features[self.in_features[-1]]
-        return PixelDecoderOutput(self._top_down(features, coarsest, embed, release), None)
+        x, encoded = self.decode(features, padding)
+        return PixelDecoderOutput(self.mask_features(x), encoded)
 
     def forward_features(
-        self, features: dict[str, Tensor], *, embed: bool = True, release: bool = False
+        self, features: Features, padding: Padding | None = None
     ) -> PixelDecoderOutput:
         """The name under which Detectron2 projects call a pixel decoder; the same as calling it."""
-        return self(features, embed=embed, release=release)
+        return self(features, padding)
 
-    def _top_down(
-        self, features: dict[str, Tensor], coarsest: Tensor, embed: bool, release: bool
-    ) -> Tensor:
-        """From the coarsest feature down to the per-pixel embeddings [B, D, h, w]."""
-        take = features.pop if release else features.__getitem__
-        x = self.get_submodule(f"layer_{len(self.in_features)}")(coarsest)
-        for i in range(len(self.in_features) - 1, 0, -1):
-            summed = [self.get_submodule(f"adapter_{i}")([take(self.in_features[i - 1])])]
-            summed[0] += F.interpolate(x, size=summed[0].shape[-2:], mode="nearest")
-            x = self.get_submodule(f"layer_{i}")(summed)
-        return self.mask_features(x) if embed else x
+    def decode(
+        self, features: Features, padding: Padding | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the last convolution takes, [B, conv_dim, h, w], and the encoded feature."""
+        *fine, coarsest = self._in_order(features)
+        x, encoded = self.encode(coarsest, padding)
+        x = self.get_submodule(f"layer_{len(self.in_features)}")(x)
+        for i in range(len(fine), 0, -1):
+            lateral = self.get_submodule(f"adapter_{i}")(fine[i - 1])
+            lateral += F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
+            x = self.get_submodule(f"layer_{i}")(lateral)
+        return x, encoded
+
+    def encode(self, coarsest: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor | None]:
+        """The coarsest feature as the pyramid takes it, and as the queries may look at it.
+
+        Without attention padding makes no difference.
+        """
+        return coarsest, None
+
+    def _in_order(self, features: Features) -> list[Tensor]:
+        if isinstance(features, Mapping):
+            maps = [features[name] for name in self.in_features]
+        else:
+            maps = list(features)
+        sizes = [list(x.shape[-2:]) for x in maps]
+        if len(maps) != len(self.in_features):
+            raise ValueError(
+                f"the pixel decoder has {len(self.in_features)} features, got {len(maps)}"
+            )
+        if any(b[0] > a[0] or b[1] > a[1] for a, b in pairwise(sizes)):
+            raise ValueError(
+                f"features must come finest first, got heights and widths {sizes} for "
+                f"{', '.join(self.in_features)}; name in_channels in that order"
+            )
+        return maps
 
 
 class TransformerEncoderPixelDecoder(BasePixelDecoder):
-    """The same with DETR's encoder on the coarsest feature, as the COCO panoptic ResNets have."""
+    """The same with DETR's encoder on the coarsest feature, as the COCO panoptic ResNets have.
 
-    takes_padding = True
+    Args:
+        in_channels: as :class:`BasePixelDecoder`.
+        conv_dim: channels inside the decoder, the encoder included; even, and divisible by
+            ``num_heads``.
+        mask_dim: D.
+        norm: as :class:`BasePixelDecoder`.
+        encoder_layers: transformer encoder layers.
+        num_heads: attention heads.
+        feedforward: width of the FFNs.
+        dropout: in [0, 1).
+        pre_norm: norm before each step instead of after it.
+    """
 
     def __init__(
         self,
-        in_channels: Mapping[str, int],
+        in_channels: Mapping[str, int] | Sequence[int],
         *,
         conv_dim: int = 256,
         mask_dim: int = 256,
@@ -113,69 +160,25 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
         dropout: float = 0.1,
         pre_norm: bool = False,
     ) -> None:
-        """
-        Args:
-            in_channels: as :class:`BasePixelDecoder`.
-            conv_dim: channels inside the decoder, the encoder included; even, and divisible by
-                ``num_heads``.
-            mask_dim: D.
-            norm: as :class:`BasePixelDecoder`.
-            encoder_layers: transformer encoder layers.
-            num_heads: attention heads.
-            feedforward: width of the FFNs.
-            dropout: in [0, 1).
-            pre_norm: norm before each step instead of after it.
-        """
         super().__init__(in_channels, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
         self.encoded_channels = conv_dim
-        self.input_proj = nn.Conv2d(in_channels[self.in_features[-1]], conv_dim, kernel_size=1)
+        coarsest = f"layer_{len(self.in_features)}"
+        *_, channels = in_channels.values() if isinstance(in_channels, Mapping) else in_channels
+        self.input_proj = nn.Conv2d(channels, conv_dim, kernel_size=1)
         init_conv(self.input_proj)
-        encoder = TransformerEncoder(
-            channels=conv_dim,
-            num_heads=num_heads,
-            feedforward=feedforward,
-            dropout=dropout,
-            num_layers=encoder_layers,
-            pre_norm=pre_norm,
-        )
-        self.transformer = nn.ModuleDict({"encoder": encoder})
+        options = LayerOptions(conv_dim, num_heads, feedforward, dropout, pre_norm)
+        self.transformer = nn.ModuleDict({"encoder": TransformerEncoder(encoder_layers, options)})
         # Deleted first, so that the new one comes last: the order of parameters is the order of
         # the optimizer state in published checkpoints.
-        coarsest = f"layer_{len(in_channels)}"
         delattr(self, coarsest)
         self.add_module(coarsest, ConvNorm(conv_dim, conv_dim, 3, norm, relu=True))
 
-    def forward(
-        self,
-        features: dict[str, Tensor],
-        padding: Padding | None = None,
-        *,
-        embed: bool = True,
-        release: bool = False,
-    ) -> PixelDecoderOutput:
-        """Per-pixel embeddings at the finest resolution, and the encoded coarsest feature.
-
-        Args:
-            features: [B, channels, height, width] by name; other names are ignored.
-            padding: kept out of attention, not out of convolutions and norms; None: all is image.
-            embed: as :class:`BasePixelDecoder`.
-            release: likewise.
-        """
-        x = self.input_proj(features[self.in_features[-1]])
+    def encode(self, coarsest: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
+        """The encoded feature [B, conv_dim, height, width], for pyramid and queries."""
+        x = self.input_proj(coarsest)
         tokens = self.transformer["encoder"](*image_tokens(x, padding))
-        encoded = tokens.transpose(1, 2).view_as(x)  # [B, C, height, width]
-        return PixelDecoderOutput(self._top_down(features, encoded, embed, release), encoded)
-
-    def forward_features(
-        self,
-        features: dict[str, Tensor],
-        padding: Padding | None = None,
-        *,
-        embed: bool = True,
-        release: bool = False,
-    ) -> PixelDecoderOutput:
-        """The same as calling it."""
-        return self(features, padding, embed=embed, release=release)
+        encoded = tokens.transpose(1, 2).view_as(x)
+        return encoded, encoded
 
 
 class PerPixelHeadAsPixelDecoder(nn.Module):
@@ -189,7 +192,8 @@ class PerPixelHeadAsPixelDecoder(nn.Module):
     head: Any
 
     def __init__(self, head: nn.Module) -> None:
-        """
+        """Wraps a classifier.
+
         Args:
             head: its method ``layers`` takes features by name and gives [B, D, h, w], as the
                 semantic heads of Detectron2 do.

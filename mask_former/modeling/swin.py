@@ -4,20 +4,177 @@ Maps are [B, H, W, C], channels last, up to the features that leave. Attribute n
 state-dict keys of the published checkpoints.
 """
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .patches import PatchEmbed, PatchMerging
-from .swin_stage import MLP, SwinBlock, SwinStage
-from .window_attention import WindowAttention
+from .window_attention import WindowAttention, join_windows, shift_mask, split_windows
+
+
+class PatchEmbed(nn.Module):
+    """Image to tokens: one linear map for each patch."""
+
+    def __init__(self, patch_size: int, channels: int, norm: bool) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(3, channels, kernel_size=patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] to [B, ceil(H / patch), ceil(W / patch), C]."""
+        height, width = images.shape[-2:]
+        images = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """Halves the resolution: four neighbours become one cell of twice the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.norm = nn.LayerNorm(4 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] to [B, ceil(H / 2), ceil(W / 2), 2 C]."""
+        _, height, width, _ = x.shape
+        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        even, odd = x[:, ::2], x[:, 1::2]
+        x = torch.cat([even[:, :, ::2], odd[:, :, ::2], even[:, :, 1::2], odd[:, :, 1::2]], dim=-1)
+        return self.reduction(self.norm(x))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): drops the whole branch for some samples of a batch."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] to the same; what is kept is scaled so that the mean stays."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(1 - self.rate)
+        return x * kept / (1 - self.rate)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, channels: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] to [..., C]."""
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class SwinBlock(nn.Module):
+    """Window attention, then FFN; pre-norm, with stochastic depth."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        *,
+        window: int,
+        shift: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        qk_scale: float | None,
+        dropout: float,
+        attention_dropout: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.shift = shift
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(
+            channels, num_heads, window, qkv_bias, qk_scale, attention_dropout, dropout
+        )
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = FeedForward(channels, int(channels * mlp_ratio), dropout)
+
+    def forward(self, x: Tensor, apart: Tensor) -> Tensor:
+        """[B, H, W, C] to the same; ``apart`` as :func:`shift_mask` gives it."""
+        x = x + self.drop_path(self._attend(self.norm1(x), apart))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: Tensor, apart: Tensor) -> Tensor:
+        window, (height, width) = self.window, x.shape[1:3]
+        # Padding is zero after the norm, and attends like any other cell.
+        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        size = (x.shape[1], x.shape[2])
+        windows = self.attn(split_windows(x, window), apart if self.shift else None)
+        x = join_windows(windows, window, size)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        return x[:, :height, :width]
+
+
+class SwinStage(nn.Module):
+    """Blocks of one resolution, and the step to the next."""
+
+    def __init__(
+        self, blocks: Sequence[SwinBlock], downsample: PatchMerging | None, window: int
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor, recompute: bool) -> Tensor:
+        """[B, H, W, C] to the same, without the step to the next stage.
+
+        Args:
+            x: the map.
+            recompute: keep no activations inside the blocks; the backward pass computes them again.
+        """
+        apart = shift_mask(x.shape[1], x.shape[2], self.window, x.device)
+        for block in self.blocks:
+            x = checkpoint(block, x, apart, use_reentrant=False) if recompute else block(x, apart)
+        return x
 
 
 class SwinTransformer(nn.Module):
-    """Images to features named res2, res3, … of strides 4, 8, … (with patches of 4 pixels)."""
+    """Images to features named res2, res3, … of strides 4, 8, … (with patches of 4 pixels).
+
+    The defaults are those of Swin-T.
+
+    Args:
+        patch_size: side of a patch, in pixels.
+        embed_dim: channels of the first stage; they double from stage to stage.
+        depths: blocks of each stage.
+        num_heads: attention heads of each stage; they divide its channels.
+        window: side of a window, in cells.
+        mlp_ratio: hidden width of the FFNs, relative to the channels.
+        qkv_bias: whether query, key and value have a bias.
+        qk_scale: factor of the attention logits; None or 0 for 1 / sqrt(channels of a head).
+        dropout: share of dropped tokens and outputs of attention and FFN.
+        attention_dropout: share of dropped attention weights.
+        drop_path: stochastic depth of the last block; it grows linearly from 0.
+        patch_norm: a LayerNorm after the patch embedding.
+        absolute_grid: side of a learned map of absolute positions; None for none.
+        out_features: names of the features to give. Stages that none of them needs are not
+            computed. They keep their place in the state dict, as does the norm of a feature
+            that is not given, but take no gradient: data-parallel training then waits for none.
+        recompute: gradient checkpointing in training: less memory, a third more time.
+
+    Raises:
+        ValueError: an unknown feature, or heads that do not divide the channels.
+    """
 
     def __init__(
         self,
@@ -38,30 +195,6 @@ class SwinTransformer(nn.Module):
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
         recompute: bool = False,
     ) -> None:
-        """The defaults are those of Swin-T.
-
-        Args:
-            patch_size: side of a patch, in pixels.
-            embed_dim: channels of the first stage; they double from stage to stage.
-            depths: blocks of each stage.
-            num_heads: attention heads of each stage; they divide its channels.
-            window: side of a window, in cells.
-            mlp_ratio: hidden width of the MLPs, relative to the channels.
-            qkv_bias: whether query, key and value have a bias.
-            qk_scale: factor of the attention logits; None or 0 for 1 / sqrt(channels of a head).
-            dropout: of tokens and of the outputs of attention and MLP.
-            attention_dropout: of the attention weights.
-            drop_path: stochastic depth of the last block; it grows linearly from 0.
-            patch_norm: a LayerNorm after the patch embedding.
-            absolute_grid: side of a learned map of absolute positions; None for none.
-            out_features: names of the features to give. Stages that none of them needs are not
-                computed. They keep their place in the state dict, as does the norm of a feature
-                that is not given, but take no gradient: data-parallel training then waits for none.
-            recompute: gradient checkpointing in training: less memory, a third more time.
-
-        Raises:
-            ValueError: an unknown feature, or heads that do not divide the channels.
-        """
         super().__init__()
         channels = [embed_dim * 2**stage for stage in range(len(depths))]
         self.channels = {f"res{stage + 2}": width for stage, width in enumerate(channels)}
@@ -75,30 +208,18 @@ class SwinTransformer(nn.Module):
             self.absolute_pos_embed = nn.Parameter(nn.init.trunc_normal_(grid, std=0.02))
         self.patch_embed = PatchEmbed(patch_size, embed_dim, patch_norm)
         self.pos_drop = nn.Dropout(dropout)
-        # Of all blocks in order.
+        block = partial(
+            SwinBlock,
+            window=window,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+        )
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
-        starts = [0, *accumulate(depths)]
-
-        def block(stage: int, index: int) -> SwinBlock:
-            width = channels[stage]
-            attention = WindowAttention(
-                width, num_heads[stage], window, qkv_bias, qk_scale, attention_dropout, dropout
-            )
-            return SwinBlock(
-                attention,
-                MLP(width, int(width * mlp_ratio), dropout),
-                width,
-                shift=index % 2 * (window // 2),
-                drop_path=rates[starts[stage] + index],
-            )
-
         self.layers = nn.ModuleList(
-            SwinStage(
-                [block(stage, index) for index in range(depth)],
-                PatchMerging(channels[stage]) if stage < len(depths) - 1 else None,
-                window,
-            )
-            for stage, depth in enumerate(depths)
+            _stages(block, channels, num_heads, depths, window, iter(rates))
         )
         for stage, width in enumerate(channels):
             self.add_module(f"norm{stage}", nn.LayerNorm(width))
@@ -112,6 +233,10 @@ class SwinTransformer(nn.Module):
             images: [B, 3, H, W]; normalised, of any size.
         """
         x = self.pos_drop(self._with_positions(self.patch_embed(images)))
+        # Features lie as the model's convolutions do.
+        weight = self.patch_embed.proj.weight
+        is_last = weight.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if is_last else torch.contiguous_format
         features = {}
         recompute = self.recompute and self.training and torch.is_grad_enabled()
         for stage, name in enumerate(self._computed()):
@@ -120,7 +245,7 @@ class SwinTransformer(nn.Module):
             x = self.layers[stage](x, recompute)
             if name in self.out_features:
                 normed = self.get_submodule(f"norm{stage}")(x)
-                features[name] = normed.permute(0, 3, 1, 2).contiguous()
+                features[name] = normed.permute(0, 3, 1, 2).contiguous(memory_format=layout)
         return features
 
     def _with_positions(self, x: Tensor) -> Tensor:
@@ -142,6 +267,24 @@ class SwinTransformer(nn.Module):
             if name not in computed:
                 self.layers[stage].requires_grad_(False)
                 self.layers[stage - 1].get_submodule("downsample").requires_grad_(False)
+
+
+def _stages(
+    block: Callable[..., SwinBlock],
+    channels: Sequence[int],
+    num_heads: Sequence[int],
+    depths: Sequence[int],
+    window: int,
+    rates: Iterator[float],
+) -> Iterator[SwinStage]:
+    """The stages with their blocks; ``rates`` gives the stochastic depth of each block in order."""
+    for stage, (width, heads, depth) in enumerate(zip(channels, num_heads, depths, strict=True)):
+        blocks = [
+            block(width, heads, shift=index % 2 * (window // 2), drop_path=next(rates))
+            for index in range(depth)
+        ]
+        last = stage == len(depths) - 1
+        yield SwinStage(blocks, None if last else PatchMerging(width), window)
 
 
 def _check_stages(

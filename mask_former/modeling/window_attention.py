@@ -1,14 +1,18 @@
-"""Attention within windows (Liu et al. 2021), with a learned bias for each offset of two cells."""
+"""Attention within the windows of Swin (Liu et al. 2021), and the windows themselves.
+
+Maps are [B, H, W, C], channels last; N = window * window cells in each of n windows an image. A
+learned bias for each offset of two cells is added to the attention logits.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .windows import relative_position_index
-
 # Added to the logits between cells that the shift has made neighbours: small enough for the
 # softmax, and the value that the published weights were trained with.
 _APART = -100.0
+# CUDA launches at most so many blocks along the axes of batch and heads.
+_GRID = 65_535
 
 
 class WindowAttention(nn.Module):
@@ -49,29 +53,92 @@ class WindowAttention(nn.Module):
         Returns:
             [B, n, N, C]
         """
-        bias = self._bias()[None]  # [1, heads, N, N]
+        bias = self.relative_position_bias_table[self.relative_position_index]  # [N, N, heads]
+        bias = bias.movedim(2, 0)[None]  # [1, heads, N, N]
         if apart is not None:
             bias = bias + _APART * apart[:, None].to(bias.dtype)  # [n, heads, N, N]
         # The fused kernels take four axes. Where windows share the bias, each is an image of its
         # own; else they stand beside the heads.
-        windows = x.reshape(-1, len(bias), *x.shape[-2:])
-        query, key, value = self._split(self.qkv(windows))
-        attended = F.scaled_dot_product_attention(
+        windows = x.reshape(-1, bias.shape[0], *x.shape[-2:])
+        qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
+        # [*, n or 1, N, 3, heads, C / heads] to three of [*, n * heads or heads, N, C / heads]
+        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+        attended = _attention(
             query,
             key,
             value,
-            attn_mask=bias.flatten(0, 1)[None].to(query.dtype),  # four axes, or it is not fused
-            dropout_p=self.attention_dropout if self.training else 0.0,
-            scale=self.scale,
-        )  # [*, n * heads, N, C / heads]
+            bias.flatten(0, 1)[None].to(query.dtype),
+            self.attention_dropout if self.training else 0.0,
+            self.scale,
+        )
         attended = attended.unflatten(1, (-1, self.num_heads)).transpose(2, 3)
         return self.proj_drop(self.proj(attended.reshape(x.shape)))
 
-    def _bias(self) -> Tensor:
-        """[heads, N, N]"""
-        return self.relative_position_bias_table[self.relative_position_index].movedim(2, 0)
 
-    def _split(self, qkv: Tensor) -> Tensor:
-        """[B, n, N, 3 C] to query, key and value [3, B, n * heads, N, C / heads]."""
-        parts = qkv.unflatten(-1, (3, self.num_heads, -1))  # [B, n, N, 3, heads, C / heads]
-        return parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float, scale: float
+) -> Tensor:
+    """Fused attention, in as many parts as the kernels' grids need.
+
+    Args:
+        query: [batch, heads, N, C / heads], like ``key`` and ``value``.
+        key: what the queries are compared with.
+        value: what they find.
+        bias: [1, heads, N, N], added to the attention logits.
+        dropout: share of dropped attention weights.
+        scale: factor of the attention logits.
+    """
+    for axis in (0, 1):
+        if query.shape[axis] > _GRID:
+            parts = [tensor.split(_GRID, axis) for tensor in (query, key, value)]
+            biases = bias.split(_GRID, axis) if axis else [bias] * len(parts[0])
+            rows = zip(*parts, biases, strict=True)
+            done = [_attention(q, k, v, some, dropout, scale) for q, k, v, some in rows]
+            return torch.cat(done, dim=axis)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale
+    )
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Row [N, N] of the bias table for each pair of cells, by the offset between the two."""
+    cells = torch.cartesian_prod(torch.arange(window), torch.arange(window))  # [N, 2]
+    offsets = cells[:, None] - cells[None, :] + window - 1  # [N, N, 2], from 0
+    return offsets[..., 0] * (2 * window - 1) + offsets[..., 1]
+
+
+def split_windows(x: Tensor, window: int) -> Tensor:
+    """[B, H, W, C] to [B, n, N, C], windows in row-major order; sides are multiples of a window."""
+    batch, height, width, channels = x.shape
+    x = x.view(batch, height // window, window, width // window, window, channels)
+    return x.transpose(2, 3).reshape(batch, -1, window * window, channels)
+
+
+def join_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
+    """The inverse of :func:`split_windows`; ``size`` is (H, W)."""
+    height, width = size
+    x = x.view(x.shape[0], height // window, width // window, window, window, x.shape[-1])
+    return x.transpose(2, 3).reshape(x.shape[0], height, width, -1)
+
+
+def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
+    """Pairs of cells of a window that only the cyclic shift has brought together.
+
+    Args:
+        height: height of the map, before it is padded to whole windows.
+        width: its width.
+        window: side of a window; the shift is half of it, rounded down.
+        device: where the result is to be.
+
+    Returns:
+        bool [n, N, N]
+    """
+
+    def regions(length: int) -> Tensor:
+        padded = -(-length // window) * window
+        position = torch.arange(padded, device=device)
+        return (position >= padded - window).long() + (position >= padded - window // 2).long()
+
+    region = 3 * regions(height)[:, None] + regions(width)
+    cells = split_windows(region[None, :, :, None], window)[0, :, :, 0]  # [n, N]
+    return cells[:, :, None] != cells[:, None, :]

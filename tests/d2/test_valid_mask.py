@@ -112,7 +112,8 @@ def test_the_padding_of_a_mapper_is_known_to_the_model(tmp_path):
 @torch.no_grad()
 def test_padded_cells_of_the_pixel_embeddings_reach_no_result():
     model = make_model(VALID).eval()
-    model.sem_seg_head.last_convolution = lambda: None  # a convolution would see them
+    # A convolution would see them, so none may be still to come.
+    model.sem_seg_head.pixel_decoder.mask_features.register_forward_hook(lambda *_: None)
     batch = [image(40, 50), image(64, 90, height=30, width=45)]
     expected = model(batch)
 
@@ -121,7 +122,7 @@ def test_padded_cells_of_the_pixel_embeddings_reach_no_result():
         assert pixel_embed.shape[-2:] == (16, 24)
         pixel_embed[0, :, 10:] = pixel_embed[0, :, :, 13:] = torch.nan
         pixel_embed[1, :, :, 23:] = torch.nan
-        return prediction._replace(pixel_embed=pixel_embed)
+        return prediction._replace(pixel_features=pixel_embed)
 
     model.sem_seg_head.register_forward_hook(disturb)
     for found, result in zip(model(batch), expected, strict=True):

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.host_reads import HostReads
-from mask_former.functional import banding
+from mask_former.functional import lazy_masks as lazy
 from mask_former.functional.instances import instance_inference
 from mask_former.functional.lazy_masks import lazy_masks
 
@@ -70,6 +69,18 @@ def test_boxes_are_tight_and_no_mask_is_empty():
             assert mask[:, x0].any() and mask[:, x1 - 1].any()  # noqa: PT018
 
 
+@pytest.mark.parametrize(("most", "found"), [(0, 0), (3, 3), (-1, 8)])
+def test_the_number_of_instances(most, found):
+    """Negative as in Detectron2: all pairs of 4 queries and 2 things."""
+    class_logits, mask_logits = torch.randn(4, 4), torch.full((4, 5, 6), 2.0)
+    assert len(instance_inference(class_logits, mask_logits, {0, 2}, most).labels) == found
+
+
+def test_a_thing_that_is_no_class_is_told():
+    with pytest.raises(ValueError, match=r"thing_ids are \[1, 3\], but the classes are 0 to 2"):
+        instance_inference(torch.randn(4, 4), torch.randn(4, 5, 6), {1, 3}, 10)
+
+
 def test_no_things_give_no_instances():
     class_logits, mask_logits, _ = random_case(1)
     result = instance_inference(class_logits, mask_logits, (), 100)
@@ -77,27 +88,14 @@ def test_no_things_give_no_instances():
     assert result.masks.shape[1:] == mask_logits.shape[1:]
 
 
-def test_room_for_more_queries_than_there_are_changes_nothing(monkeypatch):
-    """As on an accelerator, where the number of distinct queries is not read."""
-    cases = [random_case(seed) for seed in range(200)]
-    expected = [instance_inference(*case, 7) for case in cases]
-    monkeypatch.setattr(banding, "reading_is_free", lambda _: False)
-    for case, known in zip(cases, expected, strict=True):
-        with HostReads() as reads:
-            found = instance_inference(*case, 7)
-        assert reads.count == 1
-        for a, b in zip(found, known, strict=True):
-            torch.testing.assert_close(a, b)
-
-
 def test_bands_and_resizing_change_nothing(monkeypatch):
-    monkeypatch.setattr(banding, "CACHED", 1)  # a row each
+    monkeypatch.setattr(lazy, "CACHED", 1)  # a row each
     g = torch.Generator().manual_seed(0)
     class_logits = torch.randn(6, 4, generator=g)
     embeds = torch.randn(6, 5, generator=g), torch.randn(5, 7, 6, generator=g)
     masks = lazy_masks(*embeds, (28, 24), (27, 21), (33, 40))
     found = instance_inference(class_logits, masks, {0, 2}, 9)
-    expected = instance_inference(class_logits, masks.rows(0, 33), {0, 2}, 9)
+    expected = instance_inference(class_logits, masks.formed().rows(0, 33), {0, 2}, 9)
     assert len(found.labels) > 3
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)

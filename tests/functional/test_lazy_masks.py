@@ -3,10 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from mask_former.functional import banding
-from mask_former.functional.lazy_masks import as_lazy, lazy_masks
+from mask_former.functional import lazy_masks as lazy
+from mask_former.functional.lazy_masks import as_lazy, bands, lazy_masks, project_queries
 from mask_former.structures import Convolution
 
 
@@ -36,54 +35,39 @@ def whole(mask_embed, pixel_embed, padded, size, output):
     return logits if output is None else resize(logits, output)
 
 
-class ConvolutionInputs(TorchDispatchMode):
-    """Notes the strides of what convolutions take."""
-
-    def __init__(self):
-        super().__init__()
-        self.strides = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten.convolution.default:
-            self.strides.append(args[0].stride())
-        return function(*args, **(kwargs or {}))
-
-
-class Products(TorchDispatchMode):
-    """Counts the pixels whose products with the queries are taken."""
-
-    def __init__(self):
-        super().__init__()
-        self.pixels = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten.mm.default:
-            self.pixels += args[1].shape[1]
-        return function(*args, **(kwargs or {}))
+@pytest.mark.parametrize("queries", [2, 9])  # fewer than the channels of the embedding, and more
+@pytest.mark.parametrize("side", [1, 3])
+def test_a_projection_to_come_is_part_of_the_product(queries, side):
+    g = torch.Generator().manual_seed(queries)
+    maps = torch.randn(1, 6, 5, 7, generator=g, dtype=torch.float64)
+    projection = Convolution(
+        torch.randn(4, 6, side, side, generator=g, dtype=torch.float64),
+        torch.randn(4, generator=g, dtype=torch.float64),
+    )
+    mask_embed = torch.randn(queries, 4, generator=g, dtype=torch.float64)
+    embeds = F.conv2d(maps, *projection, padding=side // 2)
+    expected = torch.einsum("qd,dhw->qhw", mask_embed, embeds[0])
+    torch.testing.assert_close(project_queries(mask_embed, projection)(maps)[0], expected)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = maps.contiguous(memory_format=layout)[0]
+        masks = lazy_masks(mask_embed, given, (5, 7), (5, 7), projection=projection)
+        torch.testing.assert_close(masks.formed().rows(0, 5), expected)
+        none = masks.select(torch.tensor([], dtype=torch.int64))
+        assert none.formed().rows(0, 5).shape == (0, 5, 7)
 
 
-def test_a_convolution_sees_how_the_maps_lie():
-    g = torch.Generator().manual_seed(0)
-    maps = torch.randn(2, 4, 5, 6, generator=g)
-    convolution = Convolution(torch.randn(3, 4, 3, 3, generator=g), torch.randn(3, generator=g))
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        given = maps.contiguous(memory_format=memory_format)
-        with ConvolutionInputs() as seen:
-            found = lazy_masks(
-                torch.eye(3), given[1], (5, 6), (5, 6), convolution=convolution
-            ).convolved()
-        expected = F.conv2d(maps[1:], *convolution, padding=1)[0]
-        torch.testing.assert_close(found.pixel_embed, expected)
-        (strides,) = seen.strides
-        assert strides[1:] == given.stride()[1:]
-        if memory_format == torch.channels_last:  # else no kernel takes them as such
-            assert strides == given.stride()
+def test_bands_cover_every_row_once():
+    cpu = torch.device("cpu")
+    assert list(bands((7, 2**18), 2, cpu)) == [(0, 2), (2, 4), (4, 6), (6, 7)]
+    assert list(bands((3, 2**21), 1, cpu)) == [(0, 1), (1, 2), (2, 3)]
+    assert list(bands((7, 2**18), 2, torch.device("meta"))) == [(0, 7)]
+    assert list(bands((0, 5), 1, cpu)) == []
 
 
 def test_bands_of_any_height_equal_whole_masks():
     for seed in range(1500):
         case = random_case(seed)
-        masks, expected = lazy_masks(*case), whole(*case)
+        masks, expected = lazy_masks(*case).formed(), whole(*case)
         height = masks.size[0]
         step = (1, 2, 5, height)[seed % 4]
         rows = [masks.rows(a, min(a + step, height)) for a in range(0, height, step)]
@@ -92,21 +76,23 @@ def test_bands_of_any_height_equal_whole_masks():
 
 
 @pytest.mark.parametrize("elements", [1, 60, 10**6])
-def test_bands_one_after_another_equal_whole_masks_and_take_no_product_twice(monkeypatch, elements):
-    monkeypatch.setattr(banding, "SMALLEST", elements)
-    monkeypatch.setattr(banding, "CACHED", elements)
+def test_bands_one_after_another_equal_whole_masks(monkeypatch, elements):
+    monkeypatch.setattr(lazy, "CACHED", elements)
     for seed in range(300):
         case = random_case(seed)
-        masks, expected = lazy_masks(*case), whole(*case)
-        height = masks.size[0]
-        first, end = sorted((7 * seed % (height + 1), 11 * seed % (height + 1)))
-        with Products() as products:
-            found = list(masks.in_bands(masks.number, 1, (first, end)))
-            rows = [formed.rows(start, stop) for start, stop, formed in found]
-        assert [y for start, stop, _ in found for y in range(start, stop)] == [*range(first, end)]
-        for (start, stop, _), band in zip(found, rows, strict=True):
-            torch.testing.assert_close(band, expected[:, start:stop], msg=str(seed))
-        assert not masks.resizes or products.pixels <= case[1][0].numel()
+        expected = whole(*case)
+        found = list(lazy_masks(*case).in_bands(2))
+        assert [y for rows, _ in found for y in range(rows.start, rows.stop)] == [
+            *range(expected.shape[1])
+        ]
+        for rows, band in found:
+            torch.testing.assert_close(band, expected[:, rows], msg=str(seed))
+
+
+def test_few_rows_need_few_rows():
+    resizes = lazy_masks(torch.ones(1, 1), torch.ones(1, 100, 8), (400, 32), (400, 32)).resizes
+    assert resizes.source_rows(0, 400) == (0, 100)
+    assert all(b - a <= 4 for a, b in (resizes.source_rows(y, y + 4) for y in range(397)))
 
 
 @pytest.mark.parametrize("heights", [(270, 1080, 719), (97, 389, 1021), (160, 640, 427)])
@@ -116,17 +102,17 @@ def test_single_rows_of_large_maps_equal_whole_ones(heights):
     g = torch.Generator().manual_seed(0)
     embeds = torch.randn(2, 3, generator=g), torch.randn(3, low, 5, generator=g)
     case = (*embeds, (padded, 11), (padded - 3, 10), (output, 8))
-    masks = lazy_masks(*case)
+    masks = lazy_masks(*case).formed()
     rows = torch.cat([masks.rows(y, y + 1) for y in range(output)], dim=1)
     torch.testing.assert_close(rows, whole(*case), rtol=1e-4, atol=1e-4)
 
 
 def test_sizes_that_are_equal_need_no_step():
     embeds = torch.randn(2, 3), torch.randn(3, 8, 9)
-    assert lazy_masks(*embeds, (8, 9), (8, 9), (8, 9)).resizes == ()
-    assert len(lazy_masks(*embeds, (8, 9), (7, 9), (7, 9)).resizes) == 1
-    assert len(lazy_masks(*embeds, (32, 36), (30, 36), (30, 36)).resizes) == 1
-    assert len(lazy_masks(*embeds, (32, 36), (30, 36), (15, 18)).resizes) == 2
+    assert lazy_masks(*embeds, (8, 9), (8, 9), (8, 9)).resizes.steps == ()
+    assert len(lazy_masks(*embeds, (8, 9), (7, 9), (7, 9)).resizes.steps) == 1
+    assert len(lazy_masks(*embeds, (32, 36), (30, 36), (30, 36)).resizes.steps) == 1
+    assert len(lazy_masks(*embeds, (32, 36), (30, 36), (15, 18)).resizes.steps) == 2
 
 
 def test_any_memory_layout_serves():
@@ -138,13 +124,13 @@ def test_any_memory_layout_serves():
     ):
         size = tuple(4 * side for side in pixels.shape[1:])
         case = (mask_embed, pixels, size, size, (9, 10))
-        torch.testing.assert_close(lazy_masks(*case).rows(2, 6), whole(*case)[:, 2:6])
+        torch.testing.assert_close(lazy_masks(*case).formed().rows(2, 6), whole(*case)[:, 2:6])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_embeddings_give_single_precision(dtype):
     case = random_case(3, dtype=dtype)
-    masks = lazy_masks(*case)
+    masks = lazy_masks(*case).formed()
     rows = masks.rows(0, masks.size[0])
     assert rows.dtype == torch.float32
     exact = whole(case[0].double(), case[1].double(), *case[2:])
@@ -153,15 +139,9 @@ def test_half_embeddings_give_single_precision(dtype):
 
 def test_selected_masks_are_those_of_the_queries():
     masks = lazy_masks(*random_case(11))
-    given = as_lazy(masks.rows(0, masks.size[0]))
+    given = as_lazy(masks.formed().rows(0, masks.size[0]))
     queries = torch.tensor([masks.number - 1, 0, 0])
-    expected = given.pixel_embed[queries]
-    for some in (masks, given):
-        rows = some.select(queries).rows(0, masks.size[0])
+    expected = given.pixel_features[queries]
+    for some in (masks, masks.formed(), given):
+        rows = some.select(queries).formed().rows(0, masks.size[0])
         torch.testing.assert_close(rows, expected)
-
-
-def test_logits_that_are_given_are_not_overwritten():
-    logits = torch.ones(2, 3, 4)
-    as_lazy(logits).rows(0, 2).zero_()
-    assert bool((logits == 1).all())

@@ -159,7 +159,7 @@ class TestMatchedMaskLosses:
         logits, masks = dense_case()
         expected = torch.stack(matched_mask_losses(logits, masks))
         (expected_grad,) = torch.autograd.grad(expected.sum(), logits)
-        monkeypatch.setattr(mask_losses, "CHUNK_PIXELS", pixels)
+        monkeypatch.setattr(mask_losses, "CACHED_PIXELS", pixels)
         found = torch.stack(matched_mask_losses(logits, masks))
         (found_grad,) = torch.autograd.grad(found.sum(), logits)
         torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)

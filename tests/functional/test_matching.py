@@ -202,6 +202,12 @@ def test_an_overflow_of_the_weighted_sum_is_named():
         bipartite_matching(prediction, targets, LossWeights(mask=1e39))
 
 
+def of_classes(prediction, classes):
+    """The same number of layers, images and queries, with other classes."""
+    shape = prediction.class_logits.shape[:-1]
+    return prediction._replace(class_logits=torch.zeros(*shape, classes + 1))
+
+
 def labelled(*classes_of_image):
     """Targets with the given classes; the masks do not count."""
     return [
@@ -211,7 +217,7 @@ def labelled(*classes_of_image):
 
 
 def test_fixed_matching_gives_every_class_its_query():
-    prediction, _ = random_case([0, 0, 0], layers=2, queries=5)
+    prediction = of_classes(random_case([0, 0, 0], layers=2, queries=5)[0], 5)
     matches = fixed_matching(prediction, labelled([3, 0, 4], [], [1]))
     for layer in range(2):
         assert pairs(matches, layer, 0) == [(0, 1), (3, 0), (4, 2)]
@@ -237,7 +243,7 @@ def test_fixed_matching_asks_for_labels_once(monkeypatch):
     calls = []
     original = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: calls.append(1) or original(self))
-    prediction, _ = random_case([0, 0, 0])
+    prediction = of_classes(random_case([0, 0, 0])[0], 5)
     fixed_matching(prediction, labelled([3, 0, 4], [], [1]))
     assert calls == [1]
 
@@ -247,10 +253,11 @@ def test_fixed_matching_asks_for_labels_once(monkeypatch):
     [
         (([1], [2, 0, 2]), "image 1 of the batch has 2 segments of class 2; .* bipartite"),
         (([5],), "image 0 of the batch has class 5, but there are only 5 queries"),
+        (([1], [6]), "image 1 of the batch has a segment of class 6, but the classes are 0 to 5"),
     ],
 )
 def test_fixed_matching_refuses_what_is_not_semantic(classes, message):
-    prediction, _ = random_case([0, 0], queries=5)
+    prediction = of_classes(random_case([0, 0], queries=5)[0], 6)
     with pytest.raises(ValueError, match=message):
         fixed_matching(prediction, labelled(*classes))
 
@@ -276,7 +283,7 @@ def embed_padded(prediction, target, cells, pixels, value):
     masks = F.pad(target.masks, margin, value=value == 1e4)
     valid = target.valid if target.valid is None else F.pad(target.valid, margin, value=True)
     padded = MaskTarget(target.labels, masks, valid, (height, width))
-    return prediction._replace(pixel_embed=maps), padded
+    return prediction._replace(pixel_features=maps), padded
 
 
 @pytest.mark.parametrize("ignored", [False, True])
@@ -296,7 +303,7 @@ def test_cost_with_ignored_pixels_is_that_of_the_others_alone():
     small = torch.rand(4, 6, generator=g) < 0.6
     valid = small.repeat_interleave(2, 0).repeat_interleave(2, 1)
     # The cells that count, as an image of one row.
-    alone = prediction._replace(pixel_embed=prediction.pixel_embed[:, :, small][:, :, None])
+    alone = prediction._replace(pixel_features=prediction.pixel_embed[:, :, small][:, :, None])
     row = MaskTarget(target.labels, target.masks[:, ::2, ::2][:, small][:, None])
     found = terms(prediction, target._replace(valid=valid))
     torch.testing.assert_close(found, terms(alone, row), rtol=1e-5, atol=1e-6)

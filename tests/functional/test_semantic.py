@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import reference
-from mask_former.functional import banding
+from mask_former.functional import lazy_masks as lazy
 from mask_former.functional.lazy_masks import lazy_masks
 from mask_former.functional.semantic import general_semantic_inference, semantic_inference
 from tests.functional.cases import (
@@ -74,7 +74,7 @@ def test_general_scores_are_resized_as_whole_ones_are():
 
 @pytest.mark.parametrize("cached", [1, 10**6])
 def test_labels_are_those_of_the_highest_scores(monkeypatch, cached):
-    monkeypatch.setattr(banding, "CACHED", cached)
+    monkeypatch.setattr(lazy, "CACHED", cached)
     for seed in range(100):
         class_logits, embeds, (padded, size, output), _, thresholds = embedded_case(seed)
         masks = lazy_masks(*embeds, padded, size)

@@ -60,11 +60,11 @@ def pad_batch(prediction, targets, value, ignored=()):
         valid = F.pad(valid, (0, 12, 0, 8), value=True) if i in ignored else None
         padded.append(MaskTarget(target.labels, masks, valid, (16, 20)))
     maps = F.pad(prediction.pixel_embed.detach(), (0, 3, 0, 2), value=value).requires_grad_()
-    return prediction._replace(pixel_embed=maps), padded
+    return prediction._replace(pixel_features=maps), padded
 
 
 def gradients(losses, prediction):
-    return torch.autograd.grad(sum(losses.values()), list(prediction))
+    return torch.autograd.grad(sum(losses.values()), prediction[:3])
 
 
 def results(prediction, targets, points=None, seed=0):

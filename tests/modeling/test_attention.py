@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mask_former.modeling.attention import Attention
+from mask_former.modeling.transformer import Attention
 
 
 @pytest.mark.parametrize("padded", [False, True])

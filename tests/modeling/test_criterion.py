@@ -97,7 +97,7 @@ def test_without_segments_the_mask_losses_are_zero_but_connected():
     losses = make_criterion()(prediction, targets)
     assert all(float(v.detach()) == 0 for k, v in losses.items() if not k.startswith("loss_ce"))
     mask_only = {k: v for k, v in losses.items() if not k.startswith("loss_ce")}
-    for grad in torch.autograd.grad(sum(mask_only.values()), list(prediction)[1:]):
+    for grad in torch.autograd.grad(sum(mask_only.values()), prediction[1:3]):
         assert torch.count_nonzero(grad) == 0
 
 
@@ -189,10 +189,10 @@ def test_empty_weight_is_saved_and_loaded():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_predictions_are_scored_in_float32(dtype):
     prediction, targets = random_case([2, 3], dtype=torch.float32)
-    half = MaskPrediction(*(x.detach().to(dtype).requires_grad_() for x in prediction))
+    half = MaskPrediction(*(x.detach().to(dtype).requires_grad_() for x in prediction[:3]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = make_criterion()(half, targets)
-    exact = MaskPrediction(*(x.detach().float().requires_grad_() for x in half))
+    exact = MaskPrediction(*(x.detach().float().requires_grad_() for x in half[:3]))
     expected = make_criterion()(exact, targets)
     for name in losses:
         assert losses[name].dtype == torch.float32
@@ -209,16 +209,79 @@ def _losses_of_rank(rank, folder, segments):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("segments", [[[3, 2], [1, 0]], [[0], [1]]])
-def test_segments_are_counted_over_all_ranks(tmp_path, segments):
-    """Two processes: each divides its sums by the mean number of segments, at least 1."""
+@pytest.mark.parametrize("segments", [[[3, 2], [1, 0]], [[0], [1]], [[0], [0]]])
+def test_the_mean_over_ranks_is_the_loss_of_the_joint_batch(tmp_path, segments):
+    """Two processes: segments and class weights are counted over both."""
     mp.spawn(_losses_of_rank, args=(str(tmp_path), segments), nprocs=2)
-    mean = max(sum(map(sum, segments)) / 2, 1)
-    for rank, counts in enumerate(segments):
-        found = torch.load(tmp_path / f"{rank}.pt")
-        prediction, targets = random_case(counts, seed=rank)
-        alone = make_criterion()(prediction, targets)
-        factor = max(sum(counts), 1) / mean
-        for name, loss in alone.items():
-            expected = float(loss) * (1 if name.startswith("loss_ce") else factor)
-            assert found[name] == pytest.approx(expected, rel=1e-9), name
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    cases = [random_case(counts, seed=rank) for rank, counts in enumerate(segments)]
+    (first, _), (second, _) = cases
+    joint = MaskPrediction(
+        torch.cat([first.class_logits, second.class_logits], dim=1),
+        torch.cat([first.mask_embed, second.mask_embed], dim=1),
+        torch.cat([first.pixel_embed, second.pixel_embed]),
+    )
+    expected = make_criterion()(joint, [target for _, targets in cases for target in targets])
+    for name, loss in expected.items():
+        mean = sum(losses[name] for losses in found) / 2
+        assert mean == pytest.approx(float(loss), rel=1e-9), name
+
+
+def test_no_segment_and_no_weight_of_no_object_is_no_loss():
+    prediction, targets = random_case([0, 0])
+    losses = make_criterion(no_object_weight=0.0)(prediction, targets)
+    assert {float(loss.detach()) for loss in losses.values()} == {0.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_any_integer_type_and_masks_of_floats(dtype):
+    prediction, targets = random_case([3, 2])
+    given = [t._replace(labels=t.labels.to(dtype), masks=t.masks.float()) for t in targets]
+    expected = make_criterion()(prediction, targets)
+    for name, loss in make_criterion()(prediction, given).items():
+        assert torch.equal(loss, expected[name])
+
+
+def wrong(case):
+    """A batch of two images with one thing that does not fit."""
+    prediction, targets = random_case([3, 2])
+    height = targets[0].masks.shape[-2]
+    if case == "label":
+        labels = torch.full_like(targets[1].labels, prediction.class_logits.shape[-1] - 1)
+        targets[1] = targets[1]._replace(labels=labels)
+    elif case == "negative label":
+        targets[1] = targets[1]._replace(labels=targets[1].labels - 9)
+    elif case == "one size":
+        targets[1] = targets[1]._replace(masks=targets[1].masks[:, :-1])
+    elif case == "all sizes":
+        targets = [t._replace(masks=t.masks[:, : height - 5]) for t in targets]
+    elif case == "layers":
+        prediction = prediction._replace(class_logits=prediction.class_logits[-1])
+    elif case == "classes":
+        prediction = prediction._replace(class_logits=prediction.class_logits[..., :-1])
+    elif case == "targets":
+        targets = targets[:1]
+    elif case == "empty batch":
+        prediction = MaskPrediction(
+            prediction.class_logits[:, :0], prediction.mask_embed[:, :0], prediction.pixel_embed[:0]
+        )
+        targets = []
+    return prediction, targets
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ("label", "image 1 of the batch has a segment of class 3, but the classes are 0 to 2"),
+        ("negative label", "image 1 of the batch has a segment of class -"),
+        ("one size", "the masks of target 1 are .*: pad masks to the one size of the batch"),
+        ("all sizes", "the masks of target 0 are .*: pad masks to the one size of the batch"),
+        ("layers", r"class logits must be \[L, B, Q, K\+1\] .*; of a single layer, take x\[None\]"),
+        ("classes", "the criterion has 3 classes, so class logits need 4 columns"),
+        ("targets", "got 1 targets for 2 images; each needs one"),
+        ("empty batch", "got 0 targets for 0 images"),
+    ],
+)
+def test_what_does_not_fit_is_told(case, told):
+    with pytest.raises(ValueError, match=told):
+        make_criterion()(*wrong(case))

@@ -30,7 +30,7 @@ class Copies(TorchDispatchMode):
 
 def on_meta(prediction, targets):
     """The same step on the device without data: whoever asks for a value there gets an error."""
-    prediction = MaskPrediction(*(x.detach().to("meta").requires_grad_() for x in prediction))
+    prediction = MaskPrediction(*(x.detach().to("meta").requires_grad_() for x in prediction[:3]))
     targets = [
         MaskTarget(*(x if x is None or isinstance(x, tuple) else x.to("meta") for x in target))
         for target in targets
@@ -48,7 +48,7 @@ def test_one_transfer_a_step(monkeypatch, points, matcher, padded):
     def cpu(tensor):
         assert tensor.device.type == "meta"
         transfers.append(tensor.shape)
-        return torch.arange(tensor.numel(), dtype=tensor.dtype).view(tensor.shape) % 5
+        return torch.arange(tensor.numel(), dtype=tensor.dtype).view(tensor.shape) % 3
 
     prediction, targets = random_case([3, 2], dtype=torch.float32)
     if padded:
@@ -63,7 +63,7 @@ def test_one_transfer_a_step(monkeypatch, points, matcher, padded):
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
     with Copies() as copies:
         losses = criterion(*case)
-        torch.autograd.grad(sum(losses.values()), list(case[0]))
+        torch.autograd.grad(sum(losses.values()), case[0][:3])
     assert len(transfers) == 1
     assert copies.blocking == []
 
@@ -94,7 +94,7 @@ def test_no_other_wait_on_cuda(monkeypatch, points):
         return values
 
     prediction, targets = pad_batch(*random_case([3, 2], dtype=torch.float32), 0.0, ignored=(0,))
-    prediction = MaskPrediction(*(x.detach().cuda().requires_grad_() for x in prediction))
+    prediction = MaskPrediction(*(x.detach().cuda().requires_grad_() for x in prediction[:3]))
     targets = [
         MaskTarget(*(x if x is None or isinstance(x, tuple) else x.cuda() for x in target))
         for target in targets
@@ -104,7 +104,7 @@ def test_no_other_wait_on_cuda(monkeypatch, points):
     torch.cuda.set_sync_debug_mode("error")
     try:
         losses = criterion(prediction, targets)
-        torch.autograd.grad(sum(losses.values()), list(prediction))
+        torch.autograd.grad(sum(losses.values()), prediction[:3])
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(transfers) == 1

@@ -46,6 +46,13 @@ def features():
     return {"res4": torch.randn(2, 4, 6, 8), "res5": torch.randn(2, 6, 3, 4)}
 
 
+def assert_same(found, expected):
+    """Equal class logits and embeddings, whatever is still to come."""
+    assert torch.equal(found.class_logits, expected.class_logits)
+    assert torch.equal(found.mask_embed, expected.mask_embed)
+    assert torch.equal(found.pixel_embed, expected.pixel_embed)
+
+
 @pytest.mark.parametrize("encoder", [False, True])
 @pytest.mark.parametrize("in_feature", ["res4", "res5", "transformer_encoder"])
 def test_the_queries_look_at_the_named_feature(encoder, in_feature):
@@ -57,24 +64,80 @@ def test_the_queries_look_at_the_named_feature(encoder, in_feature):
     pixel_embed, encoded = head.pixel_decoder(given)
     feature = encoded if in_feature == "transformer_encoder" else given[in_feature]
     prediction = head(given)
-    expected = head.predictor(feature, pixel_embed)
-    for ours, other in zip(prediction, expected, strict=True):
-        assert torch.equal(ours, other)
+    assert_same(prediction, head.predictor(feature, pixel_embed))
     assert prediction.pixel_embed.shape == (2, 7, 6, 8)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "in_feature"),
-    [(False, "res4"), (False, "res5"), (True, "res4"), (True, "transformer_encoder")],
-)
 @torch.no_grad()
-def test_released_features_change_nothing(encoder, in_feature):
-    head, given = make_head(encoder, in_feature), features()
-    expected = head(given, embed=False)
-    assert list(given) == ["res4", "res5"]
-    for found, other in zip(head(given, embed=False, release=True), expected, strict=True):
-        assert torch.equal(found, other)
-    assert list(given) == ["res5"]
+def test_evaluation_leaves_the_last_convolution_to_the_prediction():
+    head, given = make_head(), features()
+    lean, plain = head(given), head.train()(given)
+    assert lean.projection.weight is head.pixel_decoder.mask_features.weight
+    assert lean.pixel_features.shape == (2, 32, 6, 8)
+    assert plain.projection is None
+    assert_same(lean, plain)
+    torch.testing.assert_close(lean.mask_logits(), plain.mask_logits())
+
+
+class Looking(TransformerMaskDecoder):
+    """One that looks at the embeddings, as other projects' subclasses do."""
+
+    def forward(self, feature, pixel_embed):
+        self.seen = pixel_embed
+        return super().forward(feature, pixel_embed)
+
+
+class Doubled(BasePixelDecoder):
+    """With the signature that Detectron2's projects know, and a step of its own."""
+
+    def forward_features(self, features):
+        pixel_embed, encoded = super().forward_features(features)
+        return 2 * pixel_embed, encoded
+
+
+def mend(head, kind):
+    """Replaces a part, or gives it what a shortcut would not see."""
+    decoder = head.pixel_decoder
+    if kind == "predictor":
+        head.predictor.__class__ = Looking
+    elif kind == "decoder":
+        decoder.__class__ = Doubled
+    elif kind == "reflect":
+        decoder.mask_features.padding_mode = "reflect"
+        decoder.mask_features._reversed_padding_repeated_twice = [1, 1, 1, 1]
+    elif kind == "hook":
+        decoder.mask_features.register_forward_hook(lambda _, __, output: 3 * output)
+    elif kind == "hook of the decoder":
+        decoder.register_forward_hook(lambda _, __, output: (output[0] + 1, output[1]))
+    elif kind == "sequential":
+        decoder.mask_features = nn.Sequential(decoder.mask_features, nn.Tanh())
+    elif kind == "patched":
+        plain = decoder.mask_features.forward
+        decoder.mask_features.forward = lambda x: plain(x) + 1
+    elif kind == "dilated":
+        decoder.mask_features = nn.Conv2d(32, 7, 3, padding=2, dilation=2)
+    elif kind == "without bias":
+        decoder.mask_features = nn.Conv2d(32, 7, 1, bias=False)
+
+
+KINDS = ["predictor", "decoder", "reflect", "hook", "hook of the decoder", "sequential"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "patched", "dilated", "without bias"])
+@torch.no_grad()
+def test_other_parts_get_the_plain_way(kind):
+    """Evaluation gives what training gives, which takes no shortcut."""
+    head, given = make_head(), features()
+    before = head(given)
+    mend(head, kind)
+    found, expected = head.eval()(given), head.train()(given)
+    assert found.projection is None
+    assert_same(found, expected)
+    assert torch.equal(found.mask_logits(), expected.mask_logits())
+    if kind == "predictor":
+        assert torch.equal(head.predictor.seen, found.pixel_embed)
+    else:
+        assert (found.mask_logits() - before.mask_logits()).abs().max() > 1e-3
 
 
 PADDING = Padding([(24, 32), (15, 9)], (24, 32))
@@ -85,17 +148,15 @@ def test_padding_reaches_the_decoders(encoder):
     in_feature = "transformer_encoder" if encoder else "res4"
     head, given = make_head(encoder, in_feature), features()
     prediction = head(given, PADDING)
-    pixels = head.pixel_decoder(given, PADDING) if encoder else head.pixel_decoder(given)
+    pixels = head.pixel_decoder(given, PADDING)
     feature = pixels.encoded if encoder else given["res4"]
-    expected = head.predictor(feature, pixels.pixel_embed, PADDING)
-    for ours, other in zip(prediction, expected, strict=True):
-        assert torch.equal(ours, other)
+    assert_same(prediction, head.predictor(feature, pixels.pixel_embed, PADDING))
     without = head(given)
     assert torch.allclose(prediction.class_logits[:, 0], without.class_logits[:, 0], atol=1e-5)
     assert not torch.allclose(prediction.class_logits[:, 1], without.class_logits[:, 1], atol=1e-3)
 
 
-def test_other_projects_parts_need_not_know_of_padding_or_release():
+def test_other_projects_parts_need_not_know_of_padding():
     class Pixels(nn.Module):
         def forward_features(self, features):
             return features["res4"], None
@@ -106,7 +167,7 @@ def test_other_projects_parts_need_not_know_of_padding_or_release():
 
     head, given = make_head(), features()
     head.pixel_decoder, head.predictor = Pixels(), Queries()
-    feature, pixel_embed = head(given, PADDING, release=True)
+    feature, pixel_embed = head(given, PADDING)
     assert feature is given["res5"]
     assert pixel_embed is given["res4"]
 

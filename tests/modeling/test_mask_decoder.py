@@ -52,7 +52,7 @@ def test_class_and_mask_come_from_the_same_queries():
     prediction = decoder(feature, torch.randn(2, 7, 3, 4))
     (queries,) = seen
     torch.testing.assert_close(prediction.mask_embed, decoder.mask_embed(queries))
-    torch.testing.assert_close(prediction.mask_embed, decoder.mask_embeddings(feature))
+    torch.testing.assert_close(prediction.mask_embed, decoder.mask_embed(decoder.decode(feature)))
 
 
 def test_mask_logits_by_hand():
@@ -95,7 +95,7 @@ def test_order_of_names():
 def test_without_classes_it_gives_mask_embeddings_alone():
     decoder = make(num_classes=None)
     assert not any("class_embed" in key for key in decoder.state_dict())
-    assert decoder.mask_embeddings(torch.randn(2, 6, 3, 4)).shape == (3, 2, 5, 7)
+    assert decoder.mask_embed(decoder.decode(torch.randn(2, 6, 3, 4))).shape == (3, 2, 5, 7)
     with pytest.raises(ValueError, match="without num_classes"):
         decoder(torch.randn(2, 6, 3, 4), torch.randn(2, 7, 3, 4))
 

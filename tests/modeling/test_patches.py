@@ -2,7 +2,7 @@
 
 import torch
 
-from mask_former.modeling.patches import PatchEmbed, PatchMerging
+from mask_former.modeling.swin import PatchEmbed, PatchMerging
 
 
 @torch.no_grad()

@@ -92,7 +92,7 @@ def test_plus_has_a_query_for_each_class(in_feature):
     head, given = plus(in_feature=in_feature).eval(), features()
     pixel_embed, encoded = head.pixel_decoder(given)
     feature = encoded if encoded is not None else given[in_feature]
-    query = head.predictor.mask_embeddings(feature)[-1]
+    query = head.predictor.mask_embed(head.predictor.decode(feature))[-1]
     scores = torch.stack(
         [(query[:, k, :, None, None] * pixel_embed).sum(1) for k in range(CLASSES)]
     )

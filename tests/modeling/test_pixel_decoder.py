@@ -1,8 +1,5 @@
 """Pixel decoders: any sizes, nearest upsampling by brute force, names, the encoder."""
 
-import weakref
-from functools import partial
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,7 +18,7 @@ CHANNELS = {"res2": 4, "res3": 6, "res4": 8, "res5": 10}
 SIZES = [
     [(16, 24), (8, 12), (4, 6), (2, 3)],
     [(13, 9), (7, 5), (4, 3), (2, 2)],
-    [(5, 3), (9, 1), (2, 7), (1, 1)],  # not even finest first
+    [(9, 7), (9, 3), (2, 3), (1, 1)],  # by any factor
 ]
 
 
@@ -101,24 +98,26 @@ def test_the_encoder_sees_positions():
     assert (turned - decoder(given).encoded).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("make", [partial(BasePixelDecoder, CHANNELS), transformer_decoder])
+@pytest.mark.parametrize("kind", [BasePixelDecoder, TransformerEncoderPixelDecoder])
 @torch.no_grad()
-def test_released_features_are_gone_before_the_next_step(make):
-    decoder, given = make(conv_dim=32).eval(), features(SIZES[1]) | {"other": torch.zeros(1)}
-    expected = decoder(given)
-    assert list(given) == [*CHANNELS, "other"]
-    held, seen = [], {name: weakref.ref(x) for name, x in given.items()}
+def test_features_may_come_as_a_sequence(kind):
+    """As from timm, with a sequence of channels; the same weights give the same embeddings."""
+    options = {"conv_dim": 32, "mask_dim": 5}
+    named = kind(CHANNELS, **options).eval()
+    listed = kind(list(CHANNELS.values()), **options).eval()
+    listed.load_state_dict(named.state_dict())
+    given = features(SIZES[0])
+    found = listed([given[name] for name in CHANNELS])
+    assert torch.equal(found.pixel_embed, named(given).pixel_embed)
 
-    def note(*_):
-        held.append([name for name, x in seen.items() if x() is not None])
 
-    for name in ("adapter_3", "adapter_2", "adapter_1"):  # coarsest first
-        decoder.get_submodule(name).norm.register_forward_pre_hook(note)
-    found = decoder.forward_features(given, release=True)
-    assert torch.equal(found.pixel_embed, expected.pixel_embed)
-    kept = ["res5", "other"]
-    assert held == [["res2", "res3", *kept], ["res2", *kept], kept]
-    assert list(given) == kept
+def test_features_in_another_order_or_number_are_told():
+    decoder = BasePixelDecoder([6, 4], conv_dim=32)
+    coarse, fine = torch.zeros(1, 6, 4, 4), torch.zeros(1, 4, 8, 8)
+    with pytest.raises(ValueError, match=r"finest first, got .*\[\[4, 4\], \[8, 8\]\]"):
+        decoder([coarse, fine])
+    with pytest.raises(ValueError, match="has 2 features, got 1"):
+        decoder([coarse])
 
 
 def test_order_of_names():

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from mask_former.modeling.tokens import as_tokens, image_tokens
+from mask_former.modeling.position_encoding import image_tokens
 from mask_former.modeling.transformer import (
+    LayerOptions,
     Transformer,
     TransformerDecoder,
     TransformerDecoderLayer,
@@ -80,26 +81,19 @@ def slow_decoder_layer(layer, x, query_pos, memory, pos, pre_norm):
 
 
 def stack(kind, layers, pre_norm, dropout=0.0):
-    return kind(
-        channels=CHANNELS,
-        num_heads=HEADS,
-        feedforward=WIDTH,
-        dropout=dropout,
-        num_layers=layers,
-        pre_norm=pre_norm,
-    )
+    return kind(layers, LayerOptions(CHANNELS, HEADS, WIDTH, dropout, pre_norm))
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_encoder_layer(pre_norm):
-    layer = scrambled(TransformerEncoderLayer(CHANNELS, HEADS, WIDTH, 0.3, pre_norm))
+    layer = scrambled(TransformerEncoderLayer(LayerOptions(CHANNELS, HEADS, WIDTH, 0.3, pre_norm)))
     x, pos = normal(2, 5, CHANNELS, seed=100), normal(1, 5, CHANNELS, seed=101)
     torch.testing.assert_close(layer(x, pos), slow_encoder_layer(layer, x, pos, pre_norm))
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_decoder_layer(pre_norm):
-    layer = scrambled(TransformerDecoderLayer(CHANNELS, HEADS, WIDTH, 0.3, pre_norm))
+    layer = scrambled(TransformerDecoderLayer(LayerOptions(CHANNELS, HEADS, WIDTH, 0.3, pre_norm)))
     x, query_pos = normal(2, 3, CHANNELS, seed=100), normal(1, 3, CHANNELS, seed=101)
     memory, pos = normal(2, 6, CHANNELS, seed=102), normal(1, 6, CHANNELS, seed=103)
     torch.testing.assert_close(
@@ -187,7 +181,7 @@ def test_padding_takes_part_in_no_attention(pre_norm, value):
         memory = encoder(x, pos)
         # Positions are float32 in both.
         close = {"atol": 1e-5, "rtol": 1e-5}
-        found = as_tokens(encoded[i : i + 1, :, :rows, :columns])
+        found = image_tokens(encoded[i : i + 1, :, :rows, :columns]).x
         torch.testing.assert_close(found, memory, **close)
         expected = decoder(query_pos, memory, pos)
         torch.testing.assert_close(queries[:, i : i + 1], expected, **close)

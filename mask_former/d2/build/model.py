@@ -28,7 +28,7 @@ from .registry import (
 from ...functional.matching import bipartite_matching, fixed_matching
 from ...functional.points import PointOptions
 from ...modeling.criterion import Matcher, SetCriterion
-from ...modeling.head import MaskFormerHead
+from ...modeling.head import MaskFormerHead, takes_padding
 from ...modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 from ...modeling.swin import SwinTransformer
 from ...structures import InferenceOptions, LossWeights
@@ -53,7 +53,6 @@ def build_model(cfg: CfgNode) -> nn.Module:
 def _compile(model: nn.Module) -> None:
     """Backbone and head, in place, which keeps the keys of the state dict.
 
-    In evaluation both are one graph, in which features are freed as soon as they have been used.
     Another size of images compiles a second time, then for sizes at large; but Swin, for which that
     takes many minutes, for each of the first eight sizes, before it stays as it is.
     """
@@ -63,8 +62,6 @@ def _compile(model: nn.Module) -> None:
     on_cpu = next(model.parameters()).device.type == "cpu"
     options: dict[str, Any] = {"layout_optimization": not on_cpu}
     model.sem_seg_head.compile(options=options)
-    if "predict" in vars(model):  # ours
-        model.predict = torch.compile(model.predict, dynamic=dynamic, options=options)
 
 
 def _semantic_segmentor_arguments(cfg: CfgNode) -> dict[str, Any]:
@@ -115,11 +112,11 @@ def mask_former_arguments(cfg: CfgNode) -> dict[str, Any]:
             f"MODEL.SEM_SEG_HEAD.NAME {cfg.MODEL.SEM_SEG_HEAD.NAME!r} classifies pixels, which "
             'MODEL.META_ARCHITECTURE "MaskFormer" cannot train; use "SemanticSegmentor"'
         )
-    if options.VALID_MASK and not getattr(head, "takes_padding", False):
+    if options.VALID_MASK and not takes_padding(head.forward):
         raise InputError(
             f"MODEL.MASK_FORMER.VALID_MASK is True, but MODEL.SEM_SEG_HEAD.NAME "
-            f"{cfg.MODEL.SEM_SEG_HEAD.NAME!r} does not say that it takes_padding; turn the key "
-            "off, or use MaskFormerHead"
+            f"{cfg.MODEL.SEM_SEG_HEAD.NAME!r} has no argument `padding` in its forward; turn "
+            "the key off, or use MaskFormerHead"
         )
     size_divisibility = options.SIZE_DIVISIBILITY
     return {

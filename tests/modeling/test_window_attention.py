@@ -5,7 +5,9 @@ import warnings
 import pytest
 import torch
 
-from mask_former.modeling.windows import (
+from mask_former.modeling import window_attention
+from mask_former.modeling.window_attention import (
+    WindowAttention,
     join_windows,
     relative_position_index,
     shift_mask,
@@ -44,11 +46,21 @@ def test_windows_split_and_join():
     assert torch.equal(join_windows(windows, 2, (6, 4)), x)
 
 
-def test_a_mask_is_kept_but_not_for_the_compiler():
-    """Which would warn users of silent incorrectness."""
-    assert shift_mask(7, 5, 4, CPU) is shift_mask(7, 5, 4, CPU)
+def test_the_compiler_says_nothing_of_masks():
     compiled = torch.compile(lambda: shift_mask(7, 5, 4, CPU), backend="eager", fullgraph=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = compiled()
     assert torch.equal(found, shift_mask(7, 5, 4, CPU))
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_more_windows_than_a_grid_takes_change_nothing(monkeypatch, shifted):
+    """Of 2 images with 6 windows and 2 heads: 12 images of windows, or 12 heads beside them."""
+    torch.manual_seed(0)
+    attention = WindowAttention(8, 2, 4, True, None, 0.0, 0.0).double()
+    x = torch.randn(2, 6, 16, 8, dtype=torch.float64)
+    apart = torch.rand(6, 16, 16) < 0.2 if shifted else None
+    expected = attention(x, apart)
+    monkeypatch.setattr(window_attention, "_GRID", 5)
+    torch.testing.assert_close(attention(x, apart), expected)
