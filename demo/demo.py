@@ -20,14 +20,14 @@ from detectron2.utils.logger import setup_logger
 from outputs import Targets, name_targets
 from PIL import Image
 from predictor import VisualizationDemo
-from results import SAVERS
 from video import name_video, open_capture, write_video
 
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.data.reading import read_image
 from mask_former.d2.errors import InputError
-from mask_former.d2.visualization.drawing import Found
+from mask_former.d2.visualization.regions import Found
+from mask_former.d2.visualization.saving import SAVERS
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "ade20k-150" / "maskformer_R50_bs16_160k.yaml"

@@ -5,9 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from results import SUFFIXES
-
 from mask_former.d2.errors import InputError
+from mask_former.d2.visualization.saving import SUFFIXES
 
 Targets = dict[str, Path]
 """The file of each kind of result of one input."""

@@ -5,15 +5,17 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.data.catalog import Metadata
-from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import VisImage
 
-from mask_former.d2.errors import InputError
 from mask_former.d2.predictor import Predictor
-from mask_former.d2.visualization.drawing import FastVisualizer, Found, SteadyVisualizer
-from mask_former.d2.visualization.regions import Predictions, Tracker, find_regions
+from mask_former.d2.visualization.drawing import FastVisualizer, SteadyVisualizer
+from mask_former.d2.visualization.regions import (
+    Found,
+    Predictions,
+    class_metadata,
+    find_regions,
+)
+from mask_former.d2.visualization.tracker import Tracker
 
 
 class VisualizationDemo:
@@ -85,29 +87,3 @@ class VisualizationDemo:
         while (frame := capture.read()[1]) is not None:
             drawing = self.draw_regions(frame, self.find(self.predict(frame), tracker))
             yield cv2.cvtColor(drawing.get_image(), cv2.COLOR_RGB2BGR)
-
-
-def class_metadata(cfg: CfgNode) -> Metadata:
-    """Class names and colours of ``DATASETS.TEST[0]``, with numbers for those it lacks.
-
-    Raises:
-        InputError: the data set has other classes than the model.
-    """
-    name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused"
-    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    known = vars(MetadataCatalog.get(name))
-    stuff = known.get("stuff_classes", [f"class {i}" for i in range(num_classes)])
-    if len(stuff) != num_classes:
-        raise InputError(
-            f"data set {name} has {len(stuff)} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
-            f"{num_classes}; name a data set of the model's classes in DATASETS.TEST"
-        )
-    things = known.get("thing_classes", stuff)
-    names = {"stuff_classes": stuff, "thing_classes": things}
-    colors = {"stuff_colors": _palette(len(stuff)), "thing_colors": _palette(len(things))}
-    return Metadata(**{**names, **colors, **known})
-
-
-def _palette(size: int) -> list[np.ndarray]:
-    colors = colormap(rgb=True)
-    return [colors[i % len(colors)] for i in range(size)]

@@ -1,82 +1,20 @@
-"""The demo's scripts as modules, weights and pictures for them."""
+"""Weights, pictures and a video for the demo."""
 
-import importlib.util
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
+import shapes_demo
 import torch
 from detectron2.utils.logger import setup_logger
 
 from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
-from tests.demo.running import CONFIG, ROOT
-
-NEIGHBOURS = ("drawing", "outputs", "predictor", "regions", "results", "video")
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def scripts() -> Iterator[dict[str, ModuleType]]:
-    """The scripts by name, which find their neighbour as they do when they are run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "demo"))
-        modules = {name: _load(ROOT / "demo" / f"{name}.py") for name in ("demo", "shapes_demo")}
-        yield {**modules, **{name: sys.modules.pop(name) for name in NEIGHBOURS}}
-
-
-@pytest.fixture(scope="session")
-def demo(scripts: dict[str, ModuleType]) -> ModuleType:
-    """demo/demo.py."""
-    return scripts["demo"]
-
-
-@pytest.fixture(scope="session")
-def predictor(scripts: dict[str, ModuleType]) -> ModuleType:
-    """demo/predictor.py."""
-    return scripts["predictor"]
-
-
-@pytest.fixture(scope="session")
-def drawing(scripts: dict[str, ModuleType]) -> ModuleType:
-    """demo/drawing.py."""
-    return scripts["drawing"]
-
-
-@pytest.fixture(scope="session")
-def regions(scripts: dict[str, ModuleType]) -> ModuleType:
-    """demo/regions.py."""
-    return scripts["regions"]
-
-
-@pytest.fixture(scope="session")
-def results(scripts: dict[str, ModuleType]) -> ModuleType:
-    """demo/results.py."""
-    return scripts["results"]
-
-
-@pytest.fixture(scope="session")
-def video_script(scripts: dict[str, ModuleType]) -> ModuleType:
-    """demo/video.py."""
-    return scripts["video"]
-
-
-@pytest.fixture(scope="session")
-def shapes_demo(scripts: dict[str, ModuleType]) -> ModuleType:
-    """demo/shapes_demo.py."""
-    return scripts["shapes_demo"]
+from tests.demo.running import CONFIG
 
 
 @pytest.fixture(scope="session")
@@ -99,8 +37,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two pictures of the data set shapes."""
     folder = tmp_path_factory.mktemp("pictures")
-    shapes = _load(ROOT / "datasets" / "prepare_shapes.py")
-    shapes.prepare(folder, seed=0, counts={"train": 0, "val": 2, "dev": 0})
+    shapes_demo.load_prepare_shapes().prepare(
+        folder, seed=0, counts={"train": 0, "val": 2, "dev": 0}
+    )
     return sorted((folder / "images" / "val").iterdir())
 
 

@@ -1,11 +1,12 @@
 """How the tests run the demo: options, and what it ends with."""
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
+
+import demo
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml"
@@ -21,7 +22,7 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def sentence(demo: ModuleType, argv: list[str]) -> str:
+def sentence(argv: list[str]) -> str:
     """The one line with which the demo ends, and with it the exit code 1."""
     with pytest.raises(SystemExit) as ended:
         demo.main(argv)

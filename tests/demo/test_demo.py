@@ -3,12 +3,12 @@
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
+import demo
 from tests.demo.running import INSTANCE, PANOPTIC, SEMANTIC, SHAPES, read, sentence
 
 
@@ -21,7 +21,6 @@ from tests.demo.running import INSTANCE, PANOPTIC, SEMANTIC, SHAPES, read, sente
     ],
 )
 def test_paints_a_picture(
-    demo: ModuleType,
     weights: list[str],
     pictures: list[Path],
     tmp_path: Path,
@@ -44,7 +43,7 @@ def test_paints_a_picture(
 
 @pytest.mark.parametrize("opts", [PANOPTIC, SEMANTIC, INSTANCE])
 def test_paints_nothing_at_threshold_1(
-    demo: ModuleType, weights: list[str], pictures: list[Path], tmp_path: Path, opts: list[str]
+    weights: list[str], pictures: list[Path], tmp_path: Path, opts: list[str]
 ) -> None:
     target = tmp_path / "drawn.png"
     argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(target)]
@@ -52,16 +51,16 @@ def test_paints_nothing_at_threshold_1(
     np.testing.assert_array_equal(read(target), read(pictures[0]))
 
 
-def test_threshold_of_labels(demo: ModuleType, pictures: list[Path], tmp_path: Path) -> None:
+def test_threshold_of_labels(pictures: list[Path], tmp_path: Path) -> None:
     argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path / "drawn.png")]
     labels = ["MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT", "labels"]
-    message = sentence(demo, [*argv, "--confidence-threshold", "0.5", "--opts", *SEMANTIC, *labels])
+    message = sentence([*argv, "--confidence-threshold", "0.5", "--opts", *SEMANTIC, *labels])
     assert "--confidence-threshold" in message
     assert "SEM_SEG_OUTPUT" in message
 
 
 def test_config_decides_without_threshold(
-    demo: ModuleType, weights: list[str], pictures: list[Path], tmp_path: Path
+    weights: list[str], pictures: list[Path], tmp_path: Path
 ) -> None:
     target = tmp_path / "drawn.png"
     argv = [
@@ -82,7 +81,7 @@ def test_config_decides_without_threshold(
 
 
 def test_same_picture_has_the_same_colors(
-    demo: ModuleType, weights: list[str], pictures: list[Path], tmp_path: Path
+    weights: list[str], pictures: list[Path], tmp_path: Path
 ) -> None:
     targets = [tmp_path / "first.png", tmp_path / "second.png"]
     for target in targets:
@@ -91,9 +90,7 @@ def test_same_picture_has_the_same_colors(
     np.testing.assert_array_equal(read(targets[0]), read(targets[1]))
 
 
-def test_writes_several_into_a_new_folder(
-    demo: ModuleType, pictures: list[Path], tmp_path: Path
-) -> None:
+def test_writes_several_into_a_new_folder(pictures: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     demo.main([*SHAPES, "--input", *map(str, pictures), "--output", str(folder)])
     assert sorted(path.name for path in folder.iterdir()) == [path.name for path in pictures]
@@ -103,7 +100,7 @@ EVERYTHING = ["--save", "overlay", "color", "label", "json", "rle"]
 
 
 def test_saves_beside_the_named_file(
-    demo: ModuleType, weights: list[str], pictures: list[Path], tmp_path: Path
+    weights: list[str], pictures: list[Path], tmp_path: Path
 ) -> None:
     argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path / "a.b.jpg")]
     demo.main([*argv, *EVERYTHING, "--confidence-threshold", "0", "--opts", *weights, *PANOPTIC])
@@ -117,7 +114,6 @@ def test_saves_beside_the_named_file(
 )
 @pytest.mark.parametrize("threshold", ["0", "1"])
 def test_saves_what_was_found(
-    demo: ModuleType,
     weights: list[str],
     pictures: list[Path],
     tmp_path: Path,
@@ -135,16 +131,16 @@ def test_saves_what_was_found(
     assert bool(table[kind]) == (threshold == "0")
 
 
-def test_pictures_of_one_stem(demo: ModuleType, pictures: list[Path], tmp_path: Path) -> None:
+def test_pictures_of_one_stem(pictures: list[Path], tmp_path: Path) -> None:
     twin = tmp_path / f"{pictures[0].stem}.png"
     twin.touch()
     argv = ["--input", str(pictures[0]), str(twin), "--output", str(tmp_path / "out")]
-    message = sentence(demo, [*argv, "--save", "json"])
+    message = sentence([*argv, "--save", "json"])
     assert f"2 results would be written to {tmp_path / 'out' / pictures[0].stem}.json" in message
 
 
 def test_unsure_instances_are_left_out_unasked(
-    demo: ModuleType, weights: list[str], pictures: list[Path], tmp_path: Path
+    weights: list[str], pictures: list[Path], tmp_path: Path
 ) -> None:
     argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path), "--save", "json"]
 
@@ -161,20 +157,18 @@ def test_unsure_instances_are_left_out_unasked(
     assert 0 < len(some) < len(everything)
 
 
-def test_pattern_with_home(
-    demo: ModuleType, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pattern_with_home(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(pictures[0].parent))
     assert demo.find_pictures(["~/*.jpg"]) == [str(path) for path in pictures]
 
 
-def test_file_with_the_signs_of_a_pattern(demo: ModuleType, tmp_path: Path) -> None:
+def test_file_with_the_signs_of_a_pattern(tmp_path: Path) -> None:
     path = tmp_path / "a[1].jpg"
     path.touch()
     assert demo.find_pictures([str(path)]) == [str(path)]
 
 
-def test_ade20k_picture(demo: ModuleType, datasets_root: Path, tmp_path: Path) -> None:
+def test_ade20k_picture(datasets_root: Path, tmp_path: Path) -> None:
     folder = datasets_root / "ADEChallengeData2016" / "images" / "validation"
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}")
@@ -187,7 +181,6 @@ def test_ade20k_picture(demo: ModuleType, datasets_root: Path, tmp_path: Path) -
 
 
 def test_goes_on_with_the_cpu(
-    demo: ModuleType,
     pictures: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

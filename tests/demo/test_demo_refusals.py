@@ -2,108 +2,102 @@
 
 import re
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 
+import demo
 from tests.demo.running import SHAPES, sentence
 
 
-def usage_error(demo: ModuleType, argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def usage_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What the parser says."""
     with pytest.raises(SystemExit, match="2"):
         demo.main(argv)
     return capsys.readouterr().err
 
 
-def test_missing_picture(demo: ModuleType, pictures: list[Path]) -> None:
+def test_missing_picture(pictures: list[Path]) -> None:
     argv = ["--input", str(pictures[0]), "/no/such.jpg", "--output", "folder"]
-    assert "no picture /no/such.jpg" in sentence(demo, argv)
+    assert "no picture /no/such.jpg" in sentence(argv)
 
 
-def test_folder_as_picture(demo: ModuleType, tmp_path: Path) -> None:
-    assert "give files" in sentence(demo, ["--input", str(tmp_path), "--output", "folder"])
+def test_folder_as_picture(tmp_path: Path) -> None:
+    assert "give files" in sentence(["--input", str(tmp_path), "--output", "folder"])
 
 
-def test_pattern_that_matches_nothing(demo: ModuleType, tmp_path: Path) -> None:
+def test_pattern_that_matches_nothing(tmp_path: Path) -> None:
     pattern = str(tmp_path / "*.jpg")
-    assert f"nothing matches '{pattern}'" in sentence(demo, ["--input", pattern])
+    assert f"nothing matches '{pattern}'" in sentence(["--input", pattern])
 
 
-def test_broken_picture(demo: ModuleType, pictures: list[Path], tmp_path: Path) -> None:
+def test_broken_picture(pictures: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(pictures[0].read_bytes()[:2000])
     argv = [*SHAPES, "--input", str(broken), "--output", str(tmp_path / "out")]
-    assert f"image {broken} cannot be read" in sentence(demo, argv)
+    assert f"image {broken} cannot be read" in sentence(argv)
 
 
-def test_missing_weights(demo: ModuleType, pictures: list[Path], tmp_path: Path) -> None:
+def test_missing_weights(pictures: list[Path], tmp_path: Path) -> None:
     argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path)]
     assert "no weights at /no/such.pth" in sentence(
-        demo, [*argv, "--opts", "MODEL.WEIGHTS", "/no/such.pth"]
+        [*argv, "--opts", "MODEL.WEIGHTS", "/no/such.pth"]
     )
 
 
-def test_unknown_key(demo: ModuleType, pictures: list[Path], tmp_path: Path) -> None:
+def test_unknown_key(pictures: list[Path], tmp_path: Path) -> None:
     argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path)]
-    assert "MODEL.WEIGHT;" in sentence(demo, [*argv, "--opts", "MODEL.WEIGHT", "x"])
+    assert "MODEL.WEIGHT;" in sentence([*argv, "--opts", "MODEL.WEIGHT", "x"])
 
 
-def test_several_pictures_and_one_file(demo: ModuleType, pictures: list[Path]) -> None:
+def test_several_pictures_and_one_file(pictures: list[Path]) -> None:
     argv = ["--input", *map(str, pictures), "--output", "one.png"]
-    assert "--output one.png is one file" in sentence(demo, argv)
+    assert "--output one.png is one file" in sentence(argv)
 
 
-def test_output_over_the_input(demo: ModuleType, pictures: list[Path]) -> None:
+def test_output_over_the_input(pictures: list[Path]) -> None:
     argv = ["--input", str(pictures[0]), "--output", str(pictures[0].parent)]
-    assert "would write over the input" in sentence(demo, argv)
+    assert "would write over the input" in sentence(argv)
 
 
-def test_two_pictures_of_one_name(demo: ModuleType, pictures: list[Path], tmp_path: Path) -> None:
+def test_two_pictures_of_one_name(pictures: list[Path], tmp_path: Path) -> None:
     twin = tmp_path / pictures[0].name
     twin.touch()
     argv = ["--input", str(pictures[0]), str(twin), "--output", str(tmp_path / "out")]
-    assert "2 results would be written to" in sentence(demo, argv)
+    assert "2 results would be written to" in sentence(argv)
 
 
-def test_folder_that_cannot_be_made(demo: ModuleType, pictures: list[Path], tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made(pictures: list[Path], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     argv = ["--input", str(pictures[0]), "--output", str(tmp_path / "file" / "folder")]
-    assert "cannot make the folder" in sentence(demo, argv)
+    assert "cannot make the folder" in sentence(argv)
 
 
-def test_format_that_cannot_be_written(
-    demo: ModuleType, pictures: list[Path], tmp_path: Path
-) -> None:
+def test_format_that_cannot_be_written(pictures: list[Path], tmp_path: Path) -> None:
     target = tmp_path / "drawn.nonsense"
     argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(target)]
-    assert f"cannot write {target}" in sentence(demo, argv)
+    assert f"cannot write {target}" in sentence(argv)
 
 
-def test_no_display_and_no_output(
-    demo: ModuleType, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_display_and_no_output(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert "--output" in sentence(demo, ["--input", str(pictures[0])])
+    assert "--output" in sentence(["--input", str(pictures[0])])
 
 
 @pytest.mark.skipif(
     re.search(r"GUI: +NONE", cv2.getBuildInformation()) is None, reason="OpenCV has windows"
 )
 def test_headless_opencv_and_no_output(
-    demo: ModuleType, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISPLAY", ":0")
-    assert "--output" in sentence(demo, ["--input", str(pictures[0])])
+    assert "--output" in sentence(["--input", str(pictures[0])])
 
 
-def test_escape_ends_the_show(
-    demo: ModuleType, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_escape_ends_the_show(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
 
     def press_escape(image: np.ndarray, milliseconds: int) -> int:
@@ -135,7 +129,5 @@ def test_escape_ends_the_show(
         (["--input", "a", "--confidence-threshold", "x"], "'x' is not a number from 0 to 1"),
     ],
 )
-def test_usage_errors(
-    demo: ModuleType, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
-) -> None:
-    assert message in usage_error(demo, argv, capsys)
+def test_usage_errors(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+    assert message in usage_error(argv, capsys)

@@ -5,9 +5,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
+import shapes_demo
 from PIL import Image
 
 SCRIPT = Path(__file__).resolve().parents[2] / "demo" / "shapes_demo.py"
@@ -51,7 +51,7 @@ def test_from_nothing_to_the_sheet_and_again(tmp_path: Path) -> None:
     assert not Path(last).exists()  # it would not be of this run
 
 
-def test_draws_again_what_has_changed(shapes_demo: ModuleType, tmp_path: Path) -> None:
+def test_draws_again_what_has_changed(tmp_path: Path) -> None:
     folder = tmp_path / "shapes"
 
     def prepare(*flags: str) -> dict:
@@ -66,7 +66,7 @@ def test_draws_again_what_has_changed(shapes_demo: ModuleType, tmp_path: Path) -
     assert prepare("--num-val", "2")["num_images"]["val"] == 2
 
 
-def test_table(shapes_demo: ModuleType) -> None:
+def test_table() -> None:
     table = shapes_demo.describe(METRICS, 372.4)
     assert re.search(r"all +60\.0 +60\.0 +60\.0\n", table)
     assert re.search(r"stuff +98\.8 +98\.8 +98\.8\n", table)
@@ -74,7 +74,7 @@ def test_table(shapes_demo: ModuleType) -> None:
     assert "6 min 12 s" in table
 
 
-def test_layout(shapes_demo: ModuleType) -> None:
+def test_layout() -> None:
     """Rows from top to bottom, columns from left to right, each pixel where it belongs."""
     rows = [[np.full((20, 150, 3), 10 * (3 * j + i), np.uint8) for i in range(3)] for j in range(2)]
     sheet = np.asarray(shapes_demo.lay_out("a title", rows))

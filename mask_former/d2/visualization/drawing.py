@@ -10,40 +10,13 @@ from detectron2.utils.visualizer import GenericMask, VisImage, Visualizer
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-Color = tuple[float, float, float]
-"""Red, green and blue in 0..1."""
-Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in pixels; the last column is x1 - 1."""
+from .regions import Box, Color, Found, Region, to_bytes
 
 OPACITY = {"classes": 0.8, "segments_info": 0.7, "instances": 0.5}
 _OFF_WHITE = (1.0, 1.0, 0.94)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_PIXELS = 30  # height of its line at scale 1
 _SMALL = 40  # pixels; a label would cover a thing of less height
-
-
-class Region(NamedTuple):
-    """Something found in a picture: a class, a panoptic segment or an instance."""
-
-    id: int
-    category_id: int
-    category: str
-    is_thing: bool
-    color: Color
-    mask: np.ndarray
-    """[H, W]; uint8, 0 or 1."""
-    score: float | None = None
-    box: Box | None = None
-
-    @property
-    def label(self) -> str:
-        """The name and, of a thing, the score."""
-        scored = self.is_thing and self.score is not None
-        return f"{self.category} {100 * self.score:.0f}%" if scored else self.category
-
-
-Found = dict[str, list[Region]]
-"""The regions of one picture by their kind, a key of ``OPACITY``."""
 
 
 Window = tuple[slice, slice]
@@ -223,19 +196,8 @@ def text_color(color: Color) -> Color:
     return colorsys.hls_to_rgb(hue, min(max(1.7 * lightness, 0.6), 1.0), saturation)
 
 
-def shade(color: Color, change: float) -> Color:
-    """A colour with its lightness changed by a part of it, in -1..1."""
-    hue, lightness, saturation = colorsys.rgb_to_hls(*color)
-    return colorsys.hls_to_rgb(hue, min(lightness * (1 + change), 1.0), saturation)
-
-
 def blending_table(color: Color, opacity: float) -> np.ndarray:
     """For each value of a channel that of its blend with a colour: [1, 256, 3], for ``cv2.LUT``."""
     values = np.arange(256.0)[None, :, None]
     blend = (1 - opacity) * values + opacity * 255 * np.asarray(color)
     return np.rint(blend).astype(np.uint8)
-
-
-def to_bytes(color: Color) -> tuple[int, ...]:
-    """The colour in 0..255."""
-    return tuple(round(255 * value) for value in color)

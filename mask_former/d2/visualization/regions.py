@@ -1,90 +1,79 @@
 """From a model's predictions to regions with names and colours that are the same each time."""
 
+import colorsys
 from collections.abc import Sequence
-from itertools import count
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
-from pycocotools import mask as rle_tools
-from scipy.optimize import linear_sum_assignment
+from detectron2.utils.colormap import colormap
 from torch import Tensor
 
-from .drawing import Box, Color, Found, Region, shade
+from ..errors import InputError
+from .tracker import Tracker
 
 Predictions = dict[str, Any]
-RunLengths = dict[str, Any]
-"""A mask in COCO's compressed form."""
+Color = tuple[float, float, float]
+"""Red, green and blue in 0..1."""
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels; the last column is x1 - 1."""
 
 # Changes of lightness, such that neighbours in the list can be told apart.
 _SHADES = (0.0, -0.4, 0.3, -0.2, 0.15, -0.55)
 
 
-class _Track(NamedTuple):
-    """A thing that was seen in a frame."""
+class Region(NamedTuple):
+    """Something found in a picture: a class, a panoptic segment or an instance."""
 
+    id: int
     category_id: int
-    run_lengths: RunLengths
-    number: int
-    """Among the things of its class; it decides on the shade."""
-    frame: int
+    category: str
+    is_thing: bool
+    color: Color
+    mask: np.ndarray
+    """[H, W]; uint8, 0 or 1."""
+    score: float | None = None
+    box: Box | None = None
+
+    @property
+    def label(self) -> str:
+        """The name and, of a thing, the score."""
+        scored = self.is_thing and self.score is not None
+        return f"{self.category} {100 * self.score:.0f}%" if scored else self.category
 
 
-class Tracker:
-    """Numbers the things of each class, and knows them again in the next frames by their masks.
+Found = dict[str, list[Region]]
+"""The regions of one picture by their kind: segments_info, classes or instances."""
 
-    Two things are the same if they are of one class and their masks overlap enough; among several
-    the pairs with the largest sum of overlaps are taken.
 
-    Args:
-        overlap: intersection over union from which two masks may be the same thing; less than
-            Detectron2's 0.5, since pairs are chosen together.
-        patience: frames in which a thing may be missing; 8, as in Detectron2.
+def class_metadata(cfg: CfgNode) -> Metadata:
+    """Class names and colours of ``DATASETS.TEST[0]``, with numbers for those it lacks.
+
+    Raises:
+        InputError: the data set has other classes than the model.
     """
+    name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused"
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    known = vars(MetadataCatalog.get(name))
+    stuff = known.get("stuff_classes", [f"class {i}" for i in range(num_classes)])
+    if len(stuff) != num_classes:
+        raise InputError(
+            f"data set {name} has {len(stuff)} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
+            f"{num_classes}; name a data set of the model's classes in DATASETS.TEST"
+        )
+    things = known.get("thing_classes", stuff)
+    names = {"stuff_classes": stuff, "thing_classes": things}
+    colors = {"stuff_colors": _palette(len(stuff)), "thing_colors": _palette(len(things))}
+    return Metadata(**{**names, **colors, **known})
 
-    def __init__(self, overlap: float = 0.3, patience: int = 8) -> None:
-        self.overlap = overlap
-        self.patience = patience
-        self._tracks: list[_Track] = []
-        self._frame = 0
 
-    def number(self, category_ids: Sequence[int], masks: Sequence[np.ndarray]) -> list[int]:
-        """A number for each thing of the next frame: that of the same thing before, or a free one.
-
-        Args:
-            category_ids: n of them.
-            masks: n times [H, W]; uint8.
-        """
-        self._frame += 1
-        run_lengths = [encode(mask) for mask in masks]
-        before = self._match(category_ids, run_lengths)
-        missing = [t for i, t in enumerate(self._tracks) if i not in before.values()]
-        missing = [t for t in missing if self._frame - t.frame <= self.patience]
-        known = [*missing, *(self._tracks[i] for i in before.values())]
-        taken = {(track.category_id, track.number) for track in known}
-        seen = []
-        for i, (category, mask) in enumerate(zip(category_ids, run_lengths, strict=True)):
-            if i in before:
-                number = self._tracks[before[i]].number
-            else:
-                number = next(n for n in count() if (category, n) not in taken)
-            taken.add((category, number))
-            seen.append(_Track(category, mask, number, self._frame))
-        self._tracks = [*seen, *missing]
-        return [track.number for track in seen]
-
-    def _match(self, categories: Sequence[int], masks: Sequence[RunLengths]) -> dict[int, int]:
-        """The index of the track of each new thing that has one."""
-        if not self._tracks or not masks:
-            return {}
-        old = [track.run_lengths for track in self._tracks]
-        overlaps = rle_tools.iou(list(masks), old, [0] * len(old))  # [new, old]
-        same = np.equal.outer(categories, [track.category_id for track in self._tracks])
-        overlaps = np.where(same & (overlaps >= self.overlap), overlaps, 0.0)
-        pairs = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
-        return {int(new): int(old) for new, old in pairs if overlaps[new, old] > 0}
+def _palette(size: int) -> list[np.ndarray]:
+    colors = colormap(rgb=True)
+    return [colors[i % len(colors)] for i in range(size)]
 
 
 def find_regions(
@@ -198,6 +187,12 @@ def _tight_box(mask: np.ndarray) -> Box:
     return float(x), float(y), float(x + width), float(y + height)
 
 
-def encode(mask: np.ndarray) -> RunLengths:
-    """COCO's run lengths of a mask [H, W] (uint8); their counts are bytes."""
-    return rle_tools.encode(np.asfortranarray(mask))
+def shade(color: Color, change: float) -> Color:
+    """A colour with its lightness changed by a part of it, in -1..1."""
+    hue, lightness, saturation = colorsys.rgb_to_hls(*color)
+    return colorsys.hls_to_rgb(hue, min(lightness * (1 + change), 1.0), saturation)
+
+
+def to_bytes(color: Color) -> tuple[int, ...]:
+    """The colour in 0..255."""
+    return tuple(round(255 * value) for value in color)

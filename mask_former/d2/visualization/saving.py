@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mask_former.d2.visualization.drawing import Found, Region, to_bytes
-from mask_former.d2.visualization.regions import encode
+from .regions import Found, Region, to_bytes
+from .tracker import encode
 
 Size = tuple[int, int]
 """Height and width."""

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +13,8 @@ from PIL import Image
 from pycocotools import mask as rle_tools
 
 from mask_former.d2.data.reading import rgb_to_id
+from mask_former.d2.visualization.regions import find_regions
+from mask_former.d2.visualization.saving import SAVERS, SUFFIXES
 
 SIZE = (30, 40)
 
@@ -24,11 +25,11 @@ def metadata() -> Metadata:
     return MetadataCatalog.get("shapes_panoptic_val")
 
 
-def save(results: ModuleType, found: dict, folder: Path, num_classes: int = 7) -> dict[str, Path]:
+def save(found: dict, folder: Path, num_classes: int = 7) -> dict[str, Path]:
     """The file of each kind."""
-    paths = {kind: folder / f"picture{suffix}" for kind, suffix in results.SUFFIXES.items()}
+    paths = {kind: folder / f"picture{suffix}" for kind, suffix in SUFFIXES.items()}
     for kind, path in paths.items():
-        results.SAVERS[kind](path, found, SIZE, num_classes)
+        SAVERS[kind](path, found, SIZE, num_classes)
     return paths
 
 
@@ -66,8 +67,6 @@ def many_classes(num_classes: int) -> Metadata:
     ("num_classes", "void", "dtype"), [(7, 255, "uint8"), (255, 255, "uint8"), (256, 65535, None)]
 )
 def test_classes(
-    results: ModuleType,
-    regions: ModuleType,
     tmp_path: Path,
     num_classes: int,
     void: int,
@@ -75,9 +74,7 @@ def test_classes(
 ) -> None:
     scores = semantic_scores(num_classes)
     known = many_classes(num_classes)
-    paths = save(
-        results, regions.find_regions({"sem_seg": scores}, known, 0.5), tmp_path, num_classes
-    )
+    paths = save(find_regions({"sem_seg": scores}, known, 0.5), tmp_path, num_classes)
     expected = scores.argmax(dim=0).numpy()
     expected[28:] = void
     label = Image.open(paths["label"])
@@ -101,9 +98,7 @@ def test_classes(
     assert plain(paths["rle"]) == json.loads(paths["json"].read_text())
 
 
-def test_segments(
-    results: ModuleType, regions: ModuleType, metadata: Metadata, tmp_path: Path
-) -> None:
+def test_segments(metadata: Metadata, tmp_path: Path) -> None:
     """Ids as large as other models of Detectron2 give them, that need all three channels."""
     ids = torch.zeros(SIZE, dtype=torch.int32)
     ids[2:10, 3:20], ids[12:20, 5:9], ids[22:, 30:] = 300, 70000, 5
@@ -113,8 +108,8 @@ def test_segments(
         {"id": 5, "category_id": 1, "isthing": False, "score": 0.75, "area": 80},
     ]
     predictions = {"panoptic_seg": (ids, segments), "sem_seg": torch.zeros(7, *SIZE)}
-    found = regions.find_regions(predictions, metadata)
-    paths = save(results, found, tmp_path)
+    found = find_regions(predictions, metadata)
+    paths = save(found, tmp_path)
     label = Image.open(paths["label"])
     assert label.mode == "RGB"
     np.testing.assert_array_equal(rgb_to_id(np.asarray(label)), ids.numpy())
@@ -136,14 +131,12 @@ def test_segments(
     assert (picture[ids.numpy() == 0] == 0).all()
 
 
-def test_palette_of_few_segments(
-    results: ModuleType, regions: ModuleType, metadata: Metadata, tmp_path: Path
-) -> None:
+def test_palette_of_few_segments(metadata: Metadata, tmp_path: Path) -> None:
     ids = torch.zeros(SIZE, dtype=torch.int32)
     ids[5:] = 1
     segments = [{"id": 1, "category_id": 2, "isthing": False}]
-    found = regions.find_regions({"panoptic_seg": (ids, segments)}, metadata)
-    picture = Image.open(save(results, found, tmp_path)["color"])
+    found = find_regions({"panoptic_seg": (ids, segments)}, metadata)
+    picture = Image.open(save(found, tmp_path)["color"])
     assert picture.mode == "P"
     np.testing.assert_array_equal(np.asarray(picture), ids.numpy())
     assert picture.convert("RGB").getpixel((0, 29)) == tuple(metadata.stuff_colors[2])
@@ -163,12 +156,10 @@ def instances() -> Instances:
     )
 
 
-def test_instances(
-    results: ModuleType, regions: ModuleType, metadata: Metadata, tmp_path: Path
-) -> None:
+def test_instances(metadata: Metadata, tmp_path: Path) -> None:
     given = instances()
-    found = regions.find_regions({"instances": given}, metadata)
-    paths = save(results, found, tmp_path)
+    found = find_regions({"instances": given}, metadata)
+    paths = save(found, tmp_path)
     table = json.loads(paths["rle"].read_text())["instances"]
     masks = np.stack([decoded(entry) for entry in table])
     np.testing.assert_array_equal(masks, given.pred_masks.numpy())
@@ -185,12 +176,10 @@ def test_instances(
     np.testing.assert_array_equal(np.asarray(Image.open(paths["color"])), expected)
 
 
-def test_classes_and_instances(
-    results: ModuleType, regions: ModuleType, metadata: Metadata, tmp_path: Path
-) -> None:
+def test_classes_and_instances(metadata: Metadata, tmp_path: Path) -> None:
     scores = semantic_scores(7)
-    found = regions.find_regions({"instances": instances(), "sem_seg": scores}, metadata)
-    paths = save(results, found, tmp_path)
+    found = find_regions({"instances": instances(), "sem_seg": scores}, metadata)
+    paths = save(found, tmp_path)
     label = np.asarray(Image.open(paths["label"]))
     np.testing.assert_array_equal(label, scores.argmax(dim=0).numpy())
     table = json.loads(paths["json"].read_text())
@@ -199,8 +188,8 @@ def test_classes_and_instances(
 
 
 @pytest.mark.parametrize("kind", ["classes", "segments_info", "instances"])
-def test_nothing_found(results: ModuleType, tmp_path: Path, kind: str) -> None:
-    paths = save(results, {kind: []}, tmp_path)
+def test_nothing_found(tmp_path: Path, kind: str) -> None:
+    paths = save({kind: []}, tmp_path)
     label = np.asarray(Image.open(paths["label"]))
     assert (label == (255 if kind == "classes" else 0)).all()
     assert label.shape[:2] == SIZE
