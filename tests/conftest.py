@@ -20,7 +20,7 @@ def few_threads() -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder beside the project, with golden numbers, the specification and data."""
+    """The folder beside the project: the full set of golden numbers, published facts, data."""
     folder = Path(os.environ.get("MASK_FORMER_SHARED") or ROOT.parent / "shared").resolve()
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}; MASK_FORMER_SHARED names another")
