@@ -1,4 +1,4 @@
-"""The count of golden tests: a run that had to compare with golden numbers and did not fails."""
+"""The count of golden tests; a run that had to compare with the full set and did not fails."""
 
 import os
 import shutil
@@ -11,11 +11,10 @@ import pytest
 CONFTEST = Path(__file__).with_name("conftest.py")
 SUITE = """
 def test_compares(golden):
-    import cases
-    assert cases.fill.WEIGHT == 3
+    assert (golden / "numbers.json").read_text() == "3"
 
-def test_compares_twice(golden):
-    assert (golden / "fill.py").is_file()
+def test_compares_twice(golden, full_golden):
+    assert (full_golden / golden.name).is_dir()
 
 def test_does_not(): pass
 """
@@ -23,15 +22,14 @@ def test_does_not(): pass
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A small project with this conftest, and golden numbers beside it."""
-    tests, golden = tmp_path / "project/tests", tmp_path / "shared/golden"
-    tests.mkdir(parents=True)
-    golden.mkdir(parents=True)
+    """A small project with this conftest, and the full set of golden numbers beside it."""
+    tests = tmp_path / "project/tests"
+    (tests / "golden").mkdir(parents=True)
+    (tmp_path / "shared/golden/golden").mkdir(parents=True)
     (tmp_path / "project/pytest.ini").write_text("[pytest]\nmarkers = golden\n")
     shutil.copy(CONFTEST, tests)
     (tests / "test_it.py").write_text(SUITE)
-    (golden / "fill.py").write_text("WEIGHT = 3\n")
-    (golden / "cases.py").write_text("import fill\n")
+    (tests / "golden/numbers.json").write_text("3")
     return tests.parent
 
 
@@ -49,15 +47,16 @@ def test_golden_tests_are_counted(project: Path) -> None:
     assert done.returncode == 0
 
 
-def test_none_where_they_are_required_is_a_failure(project: Path, tmp_path: Path) -> None:
+def test_the_full_set_is_required_and_missing(project: Path, tmp_path: Path) -> None:
     away = {"MASK_FORMER_SHARED": str(tmp_path / "away")}
     done = run_pytest(project, MASK_FORMER_REQUIRE_GOLDEN="1", **away)
-    assert "1 passed, 2 skipped" in done.stdout, done.stdout
-    assert "golden tests run: 0\n" in done.stdout
+    assert "2 passed, 1 skipped" in done.stdout, done.stdout
+    assert "golden tests run: 1\n" in done.stdout
+    assert "the full set was not compared with" in done.stdout
     assert done.returncode == 1
 
 
-def test_none_where_they_are_not_required_is_fine(project: Path, tmp_path: Path) -> None:
+def test_the_repositorys_set_alone_is_fine_elsewhere(project: Path, tmp_path: Path) -> None:
     done = run_pytest(project, MASK_FORMER_SHARED=str(tmp_path / "away"))
-    assert "golden tests run: 0\n" in done.stdout, done.stdout
+    assert "golden tests run: 1\n" in done.stdout, done.stdout
     assert done.returncode == 0

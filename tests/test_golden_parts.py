@@ -11,7 +11,8 @@ from mask_former.functional.panoptic import panoptic_inference
 from mask_former.functional.semantic import semantic_inference
 from mask_former.modeling.criterion import SetCriterion
 from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
-from tests.golden_numbers import assert_close, read_json, three_keys
+from tests.golden import inputs
+from tests.golden_numbers import FLOAT32, assert_close, read_json, three_keys
 
 MATCHER_CASES = (
     "ade-like",
@@ -26,6 +27,27 @@ MATCHER_CASES = (
 )
 
 
+# The original's own numbers are float32's, so ours are compared in float64 as well: what differs
+# there is the same on every processor.
+PRECISIONS = pytest.mark.parametrize(
+    ("dtype", "relative"), [(torch.float64, 1e-5), (torch.float32, FLOAT32)], ids=str
+)
+# Two segments of many-targets are of one class and have no pixel at the resolution of the masks, so
+# they cost the same. Which of their two queries gets which is up to a processor's rounding.
+ALIKE = {"many-targets": (33, 53)}
+QUERY_OF_FIRST = (57, 42, 42)  # in the original, in each layer
+
+
+def match(name, prediction, targets, weights):
+    """Our matches, the segments that cost the same given to queries as the original did."""
+    matches = bipartite_matching(prediction, targets, weights)
+    for layer, query in enumerate(QUERY_OF_FIRST if name in ALIKE else ()):
+        pair = (matches.layer == layer) & torch.isin(matches.target, torch.tensor(ALIKE[name]))
+        assert query in matches.query[pair]
+        matches.target[pair] = torch.where(matches.query[pair] == query, *ALIKE[name])
+    return matches
+
+
 def stacked_prediction(class_logits, mask_logits):
     """Embeddings that give any masks: one channel for each query of each layer.
 
@@ -34,22 +56,26 @@ def stacked_prediction(class_logits, mask_logits):
         mask_logits: L tensors [B, Q, h, w].
     """
     layers, (images, queries) = len(class_logits), class_logits[0].shape[:2]
-    one_hot = torch.eye(layers * queries).view(layers, 1, queries, -1).expand(-1, images, -1, -1)
+    one_hot = torch.eye(layers * queries, dtype=class_logits[0].dtype)
+    one_hot = one_hot.view(layers, 1, queries, -1).expand(-1, images, -1, -1)
     return MaskPrediction(torch.stack(class_logits), one_hot, torch.cat(mask_logits, dim=1))
 
 
-def matcher_inputs(case_name, params):
-    import cases
+def matcher_inputs(case_name, params, dtype):
+    logits, masks, labels, targets = inputs.matcher_case(case_name, **params)
+    return (
+        logits.to(dtype),
+        masks.to(dtype),
+        [MaskTarget(*t) for t in zip(labels, targets, strict=True)],
+    )
 
-    logits, masks, labels, targets = cases.matcher_case(case_name, **params)
-    return logits, masks, [MaskTarget(*t) for t in zip(labels, targets, strict=True)]
 
-
+@PRECISIONS
 @pytest.mark.parametrize("weighting", ["w1-1-1", "w1-20-1"])
 @pytest.mark.parametrize("name", MATCHER_CASES)
-def test_matcher(golden, name, weighting):
+def test_matcher(golden, name, weighting, dtype, relative):
     case = read_json(golden / "matcher" / "cases.json")[f"{name}/{weighting}"]
-    logits, masks, targets = matcher_inputs(name, case["params"])
+    logits, masks, targets = matcher_inputs(name, case["params"], dtype)
     prediction = stacked_prediction([logits], [masks])
     weights = LossWeights(*case["weights"])
     with np.load(golden / "matcher" / "costs.npz") as costs:
@@ -60,22 +86,27 @@ def test_matcher(golden, name, weighting):
                 prediction.pixel_embed[b],
                 target,
             ).weighted_sum(weights)
-            assert_close(ours[0], costs[f"{name}/{weighting}/cost{b}"], f"cost of image {b}")
+            theirs = costs[f"{name}/{weighting}/cost{b}"]
+            assert_close(ours[0], theirs, f"cost of image {b}", relative)
     matches = bipartite_matching(prediction, targets, weights)
-    for b, expected in enumerate(case["indices"]):
+    first, second = ALIKE.get(name, (0, 0))
+    for b, (queries, segments) in enumerate(case["indices"]):
         chosen = matches.image == b
-        assert [matches.query[chosen].tolist(), matches.target[chosen].tolist()] == expected
+        assert matches.query[chosen].tolist() == queries
+        ours = matches.target[chosen].tolist()
+        assert [first if i == second else i for i in ours] == [
+            first if i == second else i for i in segments
+        ]
 
 
+@PRECISIONS
 @pytest.mark.parametrize("no_object_weight", [0.1, 1.0])
 @pytest.mark.parametrize("name", MATCHER_CASES)
-def test_criterion(golden, name, no_object_weight):
-    import cases
-
+def test_criterion(golden, name, no_object_weight, dtype, relative):
     params = read_json(golden / "matcher" / "cases.json")[f"{name}/w1-20-1"]["params"]
     case = read_json(golden / "criterion" / "cases.json")[f"{name}/eos{no_object_weight}"]
-    logits, masks, targets = matcher_inputs(name, params)
-    levels = [*cases.auxiliary_levels(logits, masks), (logits, masks)]
+    logits, masks, targets = matcher_inputs(name, params, dtype)
+    levels = [*inputs.auxiliary_layers(logits, masks), (logits, masks)]
     class_logits, mask_logits = zip(*levels, strict=True)
     prediction = MaskPrediction(
         *(x.contiguous().requires_grad_() for x in stacked_prediction(class_logits, mask_logits))
@@ -83,15 +114,15 @@ def test_criterion(golden, name, no_object_weight):
     weights = LossWeights(1.0, 20.0, 1.0)
     criterion = SetCriterion(
         num_classes=params["K"],
-        matcher=partial(bipartite_matching, weights=weights),
+        matcher=partial(match, name, weights=weights),
         weights=weights,
         no_object_weight=no_object_weight,
-    )
+    ).to(dtype)
     losses = criterion(prediction, targets)
     unweighted = {k: v / (20 if k.startswith("loss_mask") else 1) for k, v in losses.items()}
     assert unweighted.keys() == case["unweighted_losses"].keys()
     for key, value in case["unweighted_losses"].items():
-        assert float(unweighted[key].detach()) == pytest.approx(value, rel=1e-5), key
+        assert float(unweighted[key].detach()) == pytest.approx(value, rel=relative), key
 
     class_grad, mask_grad = torch.autograd.grad(
         sum(unweighted.values()), (prediction.class_logits, prediction.pixel_embed)
@@ -103,9 +134,10 @@ def test_criterion(golden, name, no_object_weight):
         "aux0_pred_masks": of_layers[0].norm(),
     }
     for key, value in case["grad_l2"].items():
-        assert float(norms[key]) == pytest.approx(value, rel=1e-5, abs=1e-9), key
+        assert float(norms[key]) == pytest.approx(value, rel=relative, abs=1e-9), key
 
 
+@PRECISIONS
 @pytest.mark.parametrize(
     "name",
     [
@@ -117,20 +149,18 @@ def test_criterion(golden, name, no_object_weight):
         "stuff-merging",
     ],
 )
-def test_inference(golden, name):
-    import cases
-
+def test_inference(golden, name, dtype, relative):
     case = read_json(golden / "inference" / "cases.json")[name]
     params = case["params"]
-    logits, masks = cases.inference_case(name, **params)
+    logits, masks = (x.to(dtype) for x in inputs.inference_case(name, **params))
     scores = semantic_inference(logits, masks)
     ids, segments = panoptic_inference(
         logits, masks, range(params["things"]), params["obj"], params["ov"]
     )
     with np.load(golden / "inference" / "outputs.npz") as stored:
-        assert_close(scores[:, ::4, ::4], stored[f"{name}/semantic_s4"], "scores")
+        assert_close(scores[:, ::4, ::4], stored[f"{name}/semantic_s4"], "scores", relative)
         assert np.array_equal(scores.argmax(0).numpy(), stored[f"{name}/semantic_argmax"])
         assert np.array_equal(ids.numpy(), stored[f"{name}/panoptic_ids"])
-    assert float(scores.sum()) == pytest.approx(case["semantic_sum"], rel=1e-5)
+    assert float(scores.sum()) == pytest.approx(case["semantic_sum"], rel=relative)
     assert str(ids.dtype) == case["panoptic_dtype"]
     assert three_keys(segments) == three_keys(case["segments_info"])

@@ -1,6 +1,5 @@
 """The plain reference equals the golden numbers, and ours equals the plain reference."""
 
-import json
 from functools import partial
 
 import numpy as np
@@ -13,6 +12,8 @@ from mask_former.functional.panoptic import panoptic_inference
 from mask_former.functional.semantic import semantic_inference
 from mask_former.modeling.criterion import SetCriterion
 from mask_former.structures import LossWeights, MaskPrediction, MaskTarget
+from tests.golden import inputs
+from tests.golden_numbers import FLOAT32, assert_close, read_json
 
 CASES = ("ade-like", "all-empty", "more-targets-than-queries", "odd-factor", "one-empty-image")
 WEIGHTS = LossWeights(1.0, 20.0, 1.0)
@@ -20,14 +21,10 @@ WEIGHTS = LossWeights(1.0, 20.0, 1.0)
 
 @pytest.mark.parametrize("name", CASES)
 def test_criterion_equals_golden(golden, name):
-    import cases
-
-    params = json.loads((golden / "matcher" / "cases.json").read_text())[f"{name}/w1-20-1"][
-        "params"
-    ]
-    expected = json.loads((golden / "criterion" / "cases.json").read_text())[f"{name}/eos0.1"]
-    logits, masks, labels, target_masks = cases.matcher_case(name, **params)
-    levels = [*cases.auxiliary_levels(logits, masks), (logits, masks)]
+    params = read_json(golden / "matcher" / "cases.json")[f"{name}/w1-20-1"]["params"]
+    expected = read_json(golden / "criterion" / "cases.json")[f"{name}/eos0.1"]
+    logits, masks, labels, target_masks = inputs.matcher_case(name, **params)
+    levels = [*inputs.auxiliary_layers(logits, masks), (logits, masks)]
     queries = logits.shape[1]
     one_hot = torch.eye(3 * queries).view(3, 1, queries, -1).expand(-1, len(logits), -1, -1)
     prediction = MaskPrediction(
@@ -40,21 +37,19 @@ def test_criterion_equals_golden(golden, name):
     losses = reference.criterion(prediction, targets, WEIGHTS, empty_weight)
     for key, value in expected["unweighted_losses"].items():
         weight = 20 if key.startswith("loss_mask") else 1
-        assert float(losses[key]) / weight == pytest.approx(value, rel=1e-5), key
+        assert float(losses[key]) / weight == pytest.approx(value, rel=FLOAT32), key
 
 
 @pytest.mark.parametrize("name", ["coco-defaults", "empty-masks", "stuff-merging"])
 def test_inference_equals_golden(golden, name):
-    import cases
-
-    params = json.loads((golden / "inference" / "cases.json").read_text())[name]["params"]
-    logits, masks = cases.inference_case(name, **params)
+    params = read_json(golden / "inference" / "cases.json")[name]["params"]
+    logits, masks = inputs.inference_case(name, **params)
     things = frozenset(range(params["things"]))
     ids, _ = reference.panoptic_loop(logits, masks, things, params["obj"], params["ov"])
     with np.load(golden / "inference" / "outputs.npz") as stored:
         assert np.array_equal(ids.numpy(), stored[f"{name}/panoptic_ids"])
-        scores = reference.semantic_scores(logits, masks)[:, ::4, ::4].numpy()
-        np.testing.assert_allclose(scores, stored[f"{name}/semantic_s4"], rtol=1e-4, atol=1e-6)
+        scores = reference.semantic_scores(logits, masks)[:, ::4, ::4]
+        assert_close(scores, stored[f"{name}/semantic_s4"], name, FLOAT32)
 
 
 def test_our_criterion_equals_the_reference():

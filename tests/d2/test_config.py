@@ -1,8 +1,6 @@
 """Defaults, and the configurations of the project."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -11,14 +9,9 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 from mask_former.d2.config import add_mask_former_config, get_mask_former_cfg
 from mask_former.d2.config_merging import merge_yaml
+from tests.golden_numbers import flat
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-ADE20K = (
-    "Base-ADE20K-150",
-    "maskformer_R50_bs16_160k",
-    "maskformer_R101_bs16_160k",
-    "maskformer_R101c_bs16_160k",
-)
 OURS = {f"MODEL.MASK_FORMER.{name}" for name in ("MASK_DECODER", "CRITERION", "MATCHER")}
 OURS |= {
     f"MODEL.MASK_FORMER.{name}"
@@ -37,17 +30,6 @@ def load(path: str | Path) -> CfgNode:
     cfg = get_mask_former_cfg()
     merge_yaml(cfg, str(path))
     return cfg
-
-
-def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key, in JSON's types."""
-    values: dict[str, Any] = {}
-    for name, value in node.items():
-        if isinstance(value, dict):
-            values.update(flat(value, f"{prefix}{name}."))
-        else:
-            values[prefix + name] = json.loads(json.dumps(value))
-    return values
 
 
 def test_defaults(golden):
@@ -75,22 +57,6 @@ def test_deeplab_may_come_after():
     add_mask_former_config(cfg)
     add_deeplab_config(cfg)
     assert cfg == get_mask_former_cfg()
-
-
-@pytest.mark.parametrize("name", ADE20K)
-def test_ade20k_equals_the_original(golden, name):
-    original = json.loads((golden / "cfgs" / f"ade20k-150-{name}.json").read_text())
-    values = flat(load(CONFIGS / "ade20k-150" / f"{name}.yaml"))
-    assert {key: values[key] for key in original} == original
-
-
-@pytest.mark.parametrize("name", ADE20K)
-def test_ade20k_differs_from_the_defaults_as_specified(shared, name):
-    deltas = json.loads((shared / "spec" / "resolved_config_deltas.json").read_text())
-    defaults = flat(get_mask_former_cfg())
-    values = flat(load(CONFIGS / "ade20k-150" / f"{name}.yaml"))
-    changed = {key: value for key, value in values.items() if value != defaults[key]}
-    assert changed == deltas[f"ade20k-150/{name}.yaml"]
 
 
 def test_ade20k_by_hand():

@@ -73,7 +73,7 @@ def test_images_are_normalised_then_padded_with_zero(divisor, padded):
 @pytest.mark.parametrize("masks_first", [False, True])
 @torch.no_grad()
 def test_semantic_scores_step_by_step(masks_first):
-    """Spec 4.4: resized before the scores are formed, or after."""
+    """Section 3.4; the masks are resized before the scores are formed, or the scores after."""
     key = f"{MASK_FORMER}.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE"
     model = make_model({key: masks_first}).eval()
     x = image(40, 50, height=30, width=45)

@@ -1,4 +1,4 @@
-"""Bipartite matching against brute force over all assignments, spec values, and laws."""
+"""Bipartite matching against brute force over all assignments, a case by hand, and laws."""
 
 from itertools import permutations
 
@@ -43,7 +43,7 @@ def pairs(matches, layer, image):
 
 
 def slow_cost(class_logits, mask_logits, target, weights):
-    """Spec 5.1 for one layer of one image, one pair at a time, in plain formulas."""
+    """The cost of section 3.2 for one layer of one image, one pair at a time."""
     probs = class_logits.softmax(-1)
     masks = F.interpolate(target.masks[:, None].float(), mask_logits.shape[-2:], mode="nearest")[
         :, 0
@@ -112,8 +112,8 @@ def test_assignment_is_the_best_of_all(seed):
             assert float(sum(cost[q, n] for q, n in found)) == pytest.approx(float(best), abs=1e-4)
 
 
-def test_published_micro_example():
-    # Spec 5.4: one-hot embeddings make any masks.
+def test_example_by_hand():
+    # One-hot embeddings make any masks.
     masks = torch.tensor(
         [[[2.0, -2.0], [2.0, -2.0]], [[-1.0, 1.0], [-1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
     )

@@ -13,7 +13,7 @@ from tests.functional.cases import CLASS_LOGITS, MASK_LOGITS, embedded_case, ran
 
 
 def slow_panoptic(class_logits, mask_logits, things, object_threshold, overlap_threshold):
-    """Spec 4.5, step by step, a query and a pixel at a time."""
+    """General inference of section 3.4, a query and a pixel at a time."""
     _, h, w = mask_logits.shape
     no_object = class_logits.shape[1] - 1
     kept = []

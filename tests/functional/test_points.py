@@ -202,21 +202,22 @@ class TestLosses:
     def test_all_points_ignored(self):
         embed, maps, target, index = random_case()
         target = target._replace(valid=torch.zeros(SIZE, dtype=torch.bool))
-        options = PointOptions(10)
-        sample = sample_image(maps, target, draw_points(SIZE, options, maps))
-        losses = torch.stack(point_losses(embed, maps, sample, index, options))
+        losses = self.losses_without_gradient(embed, maps, target, index)
         assert torch.count_nonzero(losses) == 0
-        for gradient in torch.autograd.grad(losses.sum(), [embed, maps]):
-            assert torch.count_nonzero(gradient) == 0
 
     def test_no_pairs(self):
         embed, maps, target, index = random_case()
+        losses = self.losses_without_gradient(embed, maps, target, index, pairs=0)
+        assert losses.shape == (2, 0)
+
+    def losses_without_gradient(self, embed, maps, target, index, pairs=None):
+        """The losses [2, pairs] of the first pairs, of all if none; no gradient comes of them."""
         options = PointOptions(10)
         sample = sample_image(maps, target, draw_points(SIZE, options, maps))
-        losses = torch.stack(point_losses(embed[:0], maps, sample, index[:0], options))
-        assert losses.shape == (2, 0)
+        losses = torch.stack(point_losses(embed[:pairs], maps, sample, index[:pairs], options))
         for gradient in torch.autograd.grad(losses.sum(), [embed, maps]):
             assert torch.count_nonzero(gradient) == 0
+        return losses
 
     def test_what_is_kept(self):
         """Gradients and columns of the chosen points, the points, and the inputs."""

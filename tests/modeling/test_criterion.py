@@ -1,4 +1,4 @@
-"""The criterion against a plain reference (spec 5.2, one layer and image at a time), and laws."""
+"""The criterion against a plain reference, one layer and image at a time, and laws."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from tests.modeling.criterion_cases import CLASSES, WEIGHTS, gradients, make_cri
 
 
 def reference_losses(prediction, targets, weights, no_object_weight=0.1):
-    """Spec 5.1 and 5.2 literally: one matcher call per layer and image, all masks of a layer."""
+    """Section 3.2 literally: one matcher call per layer and image, all masks of a layer."""
     layers, images, queries, _ = prediction.class_logits.shape
     num_masks = max(sum(len(t.labels) for t in targets), 1)
     class_weights = torch.ones(CLASSES + 1, dtype=prediction.class_logits.dtype)

@@ -1,4 +1,4 @@
-"""Sine position encoding against the spec's values and its definition."""
+"""Sine position encoding against values by hand and its definition."""
 
 import math
 

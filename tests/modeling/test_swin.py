@@ -93,7 +93,7 @@ def test_rates_of_stochastic_depth_grow_over_all_blocks():
 
 
 def test_initial_values():
-    """As the paper of Swin means them; spec 6.6 on what the original did instead."""
+    """As the paper of Swin means them, which the original left out."""
     model = make(embed_dim=32, absolute_grid=8)
     for module in model.modules():
         if isinstance(module, nn.Linear):

@@ -8,7 +8,7 @@ from mask_former.modeling.window_attention import shift_mask
 
 
 def slow_attention(attn, x, window, shift):
-    """Spec 6.6, one query cell at a time; x: [H, W, C] after the norm."""
+    """Shifted windows as Swin's paper has them, a query cell at a time; x: [H, W, C], normed."""
     height, width, channels = x.shape
     padded_height, padded_width = -(-height // window) * window, -(-width // window) * window
     padded = x.new_zeros(padded_height, padded_width, channels)

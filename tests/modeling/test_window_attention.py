@@ -1,4 +1,4 @@
-"""Windows and the mask of their shift, against loops over cells and values of the specification."""
+"""Windows and the mask of their shift, against loops over cells and values by hand."""
 
 import warnings
 

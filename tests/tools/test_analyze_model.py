@@ -1,6 +1,5 @@
 """Counts of parameters and FLOPs, exactly where they are known, and on a model done by hand."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +13,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "analyze_model.py"
 CONFIGS = Path(__file__).parents[2] / "configs"
 ADE20K = CONFIGS / "ade20k-150"
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("analyze_model", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Swin files keep their names and tensors, and are read without running what is in them."""
 
-import importlib.util
 import os
 import pickle
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 
 from mask_former.d2.weights import read_weights
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "convert_swin.py"
 WEIGHTS = {
     "patch_embed.proj.weight": torch.arange(12.0).reshape(1, 3, 2, 2),
     "layers.0.blocks.1.attn_mask": torch.ones(2, 4, 4),
@@ -19,14 +17,6 @@ WEIGHTS = {
     "norm.weight": torch.ones(3),
     "head.bias": torch.zeros(2),
 }
-
-
-@pytest.fixture
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("convert_swin", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """ResNet of torchvision to Detectron2's names: all of a backbone is found, with its values."""
 
-import importlib.util
 import pickle
 from pathlib import Path
 from types import ModuleType
@@ -14,16 +13,6 @@ from detectron2.modeling import build_backbone
 from torch import nn
 
 from mask_former.d2.config import get_mask_former_cfg
-
-SCRIPT = Path(__file__).parents[2] / "tools" / "convert_torchvision.py"
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("convert_torchvision", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

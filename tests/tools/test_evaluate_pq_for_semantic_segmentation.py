@@ -1,6 +1,5 @@
 """PQ of semantic predictions, against panopticapi, against a slow reference and by hand."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +15,6 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from mask_former.d2.data.datasets import register_all
-
-SCRIPT = Path(__file__).parents[2] / "tools" / "evaluate_pq_for_semantic_segmentation.py"
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate_pq", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def random_maps(seed: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -170,7 +170,7 @@ def test_a_head_of_detectron2_as_pixel_decoder():
     ],
 )
 def test_parameters_of_published_models(config, millions):
-    """Spec 3.10; on the meta device, where nothing is allocated."""
+    """Table 1 and others name them in millions; on the meta device nothing is allocated."""
     cfg = get_mask_former_cfg()
     merge_yaml(cfg, str(ROOT / "configs" / f"{config}.yaml"))
     cfg.MODEL.DEVICE = "meta"
