@@ -34,8 +34,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mask_former.d2.build.model import build_model
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.config import load_config
 from mask_former.d2.data.checks import check_dataset
 from mask_former.d2.data.evaluation_mapper import EvaluationMapper
 from mask_former.d2.data.preparing import telling_errors
@@ -47,16 +46,6 @@ ATTENTION = "aten::scaled_dot_product_attention"
 
 Input = dict[str, Any]
 Counts = Mapping[str, float]
-
-
-def setup(config_file: str, opts: Sequence[str]) -> CfgNode:
-    """The configuration, for the CPU, where the counts are the same as anywhere."""
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, config_file)
-    merge_opts(cfg, opts)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.freeze()
-    return cfg
 
 
 def fixed_input(cfg: CfgNode) -> Input:
@@ -200,7 +189,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Does the tasks in the order given."""
     args = parse_args(argv)
     with telling_errors():
-        cfg = setup(args.config_file, args.opts)
+        # The counts are the same on any device.
+        cfg = load_config(args.config_file, args.opts, device="cpu")
         model = build_model(cfg).eval()
         counted = AsPublished(model) if isinstance(model, MaskFormer) else model
 

@@ -1,11 +1,69 @@
-"""The configuration: our keys with their defaults."""
+"""The configuration: our keys with their defaults, and how a command comes to its own."""
 
+import logging
+from collections.abc import Sequence
+
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
+from .config_merging import merge_opts, merge_yaml
+from .errors import InputError
+
+_logger = logging.getLogger(__name__)
+
+
+def load_config(
+    file: str | None = None, opts: Sequence[str] = (), device: str | None = None
+) -> CfgNode:
+    """The configuration of a command: the defaults, then a file, then the command line.
+
+    Args:
+        file: YAML.
+        opts: KEY VALUE pairs, which override the file.
+        device: overrides ``MODEL.DEVICE`` of both.
+
+    Returns:
+        Not frozen. A device that ``device`` or ``opts`` name is used. That of the file or of the
+        defaults is a wish: where torch cannot have it, the CPU takes its place, and a line of the
+        log says so. Mixed precision in float16, which is many times slower than float32 on a CPU,
+        is off where the user has not asked for the CPU in ``opts``.
+
+    Raises:
+        InputError: a file, a key or a value is bad, or the device that is named cannot be used.
+    """
+    cfg = get_mask_former_cfg()
+    if file is not None:
+        merge_yaml(cfg, file)
+    merge_opts(cfg, opts)
+    named = device is not None or "MODEL.DEVICE" in opts[::2]
+    cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
+    problem = _device_problem(cfg.MODEL.DEVICE)
+    if problem is not None and named:
+        raise InputError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which cannot be used here: {problem}; give "
+            "cpu, or leave it out"
+        )
+    if problem is not None:
+        _logger.warning("%s cannot be used here; going on with the CPU", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    chosen = problem is not None or device is not None
+    if chosen and cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.DTYPE == "float16":
+        cfg.SOLVER.AMP.ENABLED = False
+    return cfg
+
+
+def _device_problem(device: str) -> str | None:
+    """Why torch cannot put a tensor there, in its own words; None: it can."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # each is some device's refusal
+        return str(error).partition("\n")[0].rstrip(".")
+    return None
+
 
 def get_mask_former_cfg() -> CfgNode:
-    """Detectron2's defaults with DeepLab's keys and ours, as every script starts from."""
+    """Detectron2's defaults with DeepLab's keys and ours."""
     cfg = get_cfg()
     add_deeplab_config(cfg)
     add_mask_former_config(cfg)

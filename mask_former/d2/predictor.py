@@ -14,8 +14,7 @@ from torch import nn
 
 from .build.model import build_model
 from .checkpoint import MaskFormerCheckpointer
-from .config import get_mask_former_cfg
-from .config_merging import merge_opts, merge_yaml
+from .config import load_config
 from .fuse_norms import optimize_for_inference
 
 Sample = dict[str, Any]
@@ -114,7 +113,7 @@ def _divisor(model: nn.Module) -> int:
 
 
 def load_predictor(config_file: str, weights: str, opts: Sequence[str] = ()) -> Predictor:
-    """A predictor from two files, on a GPU where there is one.
+    """A predictor from two files, on a GPU where there is one, else on the CPU.
 
     Args:
         config_file: YAML.
@@ -122,11 +121,7 @@ def load_predictor(config_file: str, weights: str, opts: Sequence[str] = ()) -> 
         opts: KEY VALUE pairs that override the file.
 
     Raises:
-        InputError: a file is missing or bad, or they do not fit each other.
+        InputError: a file is missing or bad, they do not fit each other, or ``opts`` name a
+            device that cannot be used.
     """
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, config_file)
-    merge_opts(cfg, ["MODEL.WEIGHTS", weights, *opts])
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    return Predictor(cfg)
+    return Predictor(load_config(config_file, ["MODEL.WEIGHTS", weights, *opts]))
