@@ -47,7 +47,8 @@ def make_sample() -> dict:
 def main() -> None:
     """Build, train one step, predict."""
     model = build_model(make_cfg())
-    print("pixel decoder:", type(model.sem_seg_head.pixel_decoder.head).__name__)
+    decoder = model.get_submodule("sem_seg_head.pixel_decoder.head")
+    print("pixel decoder:", type(decoder).__name__)
     losses = model.train()([make_sample(), make_sample()])
     sum(losses.values()).backward()
     print("losses:", ", ".join(sorted(losses)))

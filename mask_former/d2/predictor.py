@@ -108,11 +108,11 @@ def _batches(samples: list[Sample], batch_size: int, divisor: int) -> list[list[
 
 def _divisor(model: nn.Module) -> int:
     """Of padded sizes; Detectron2's ``SemanticSegmentor`` takes its backbone's."""
-    holder = model if hasattr(model, "size_divisibility") else model.backbone
+    holder: Any = model if hasattr(model, "size_divisibility") else model.backbone
     return max(1, holder.size_divisibility)
 
 
-def load_predictor(config_file: str, weights: str, opts: Sequence[str] = ()) -> Predictor:
+def load_predictor(config_file: str, weights: str, opts: Sequence[Any] = ()) -> Predictor:
     """A predictor from two files, on a GPU where there is one, else on the CPU.
 
     Args:

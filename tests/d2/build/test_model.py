@@ -31,7 +31,7 @@ from tests.d2.tiny_models import (
     make_cfg,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
