@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Counts parameters, FLOPs and activations of a model, or prints its structure.
+r"""Counts parameters, FLOPs and activations of a model, or prints its structure.
 
-    python tools/analyze_model.py --config-file configs/ade20k-150/maskformer_R50_bs16_160k.yaml \\
+    python tools/analyze_model.py --config-file configs/ade20k-150/maskformer_R50_bs16_160k.yaml \
         --tasks parameter flop --use-fixed-input-size
 
 With --use-fixed-input-size the input is one square of zeros, as large as the training crop
@@ -122,7 +122,8 @@ def summary(counts: Sequence[Counts], unit: str) -> str:
         mean.update({name: count / len(counts) for name, count in of_input.items()})
     totals = [sum(of_input.values()) for of_input in counts]
     lines = [f"{name}: {count:.3f}" for name, count in mean.most_common()]
-    lines.append(f"total: {np.mean(totals):.3f} ± {np.std(totals):.3f} {unit}")
+    digits = 1 if np.mean(totals) >= 10 else 3  # as many as MODEL_ZOO.md has
+    lines.append(f"total: {np.mean(totals):.{digits}f} ± {np.std(totals):.{digits}f} {unit}")
     return "\n".join([*lines, f"mean of {len(counts)} input{'s' * (len(counts) > 1)}"])
 
 

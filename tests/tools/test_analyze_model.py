@@ -19,6 +19,7 @@ from mask_former.d2.config import load_config
 SCRIPT = Path(__file__).parents[2] / "tools" / "analyze_model.py"
 CONFIGS = Path(__file__).parents[2] / "configs"
 ADE20K = CONFIGS / "ade20k-150"
+ZOO = (CONFIGS.parent / "MODEL_ZOO.md").read_text().partition("## COCO")[0]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,8 @@ def test_published_models_at_512(run: Callable, config: str, parameters: int, gf
     counted, flops = totals(shown)
     assert counted == parameters
     assert flops == pytest.approx(gflops, rel=0.01)
+    (row,) = (line for line in ZOO.splitlines() if line.startswith(f"| `{Path(config).name}` |"))
+    assert row.split("|")[3:5] == [f" {counted:,.0f} ", f" {flops} "]
 
 
 @pytest.mark.parametrize(("config", "parameters"), [("R101", 60_194_647), ("R101c", 60_318_039)])
