@@ -11,16 +11,13 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from mask_former.d2.build.model import build_model
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts
+from mask_former.d2.config import load_config
 
 
 def make_cfg() -> CfgNode:
     """A small model whose pixel decoder is Semantic FPN."""
-    cfg = get_mask_former_cfg()
     options = {
         "MODEL.META_ARCHITECTURE": "MaskFormer",
-        "MODEL.DEVICE": "cpu",
         "MODEL.BACKBONE.NAME": "build_tiny_resnet_backbone",
         "MODEL.RESNETS.NORM": "BN",
         "MODEL.RESNETS.STEM_OUT_CHANNELS": 16,
@@ -36,8 +33,7 @@ def make_cfg() -> CfgNode:
         "MODEL.MASK_FORMER.DEC_LAYERS": 2,
         "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 10,
     }
-    merge_opts(cfg, [part for option in options.items() for part in option])
-    return cfg
+    return load_config(opts=[part for option in options.items() for part in option], device="cpu")
 
 
 def make_sample() -> dict:
@@ -51,7 +47,8 @@ def make_sample() -> dict:
 def main() -> None:
     """Build, train one step, predict."""
     model = build_model(make_cfg())
-    print("pixel decoder:", type(model.sem_seg_head.pixel_decoder.head).__name__)
+    decoder = model.get_submodule("sem_seg_head.pixel_decoder.head")
+    print("pixel decoder:", type(decoder).__name__)
     losses = model.train()([make_sample(), make_sample()])
     sum(losses.values()).backward()
     print("losses:", ", ".join(sorted(losses)))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Counts parameters, FLOPs and activations of a model, or prints its structure.
+r"""Counts parameters, FLOPs and activations of a model, or prints its structure.
 
-    python tools/analyze_model.py --config-file configs/ade20k-150/maskformer_R50_bs16_160k.yaml \\
+    python tools/analyze_model.py --config-file configs/ade20k-150/maskformer_R50_bs16_160k.yaml \
         --tasks parameter flop --use-fixed-input-size
 
 With --use-fixed-input-size the input is one square of zeros, as large as the training crop
@@ -34,8 +34,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mask_former.d2.build.model import build_model
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.config import load_config
 from mask_former.d2.data.checks import check_dataset
 from mask_former.d2.data.evaluation_mapper import EvaluationMapper
 from mask_former.d2.data.preparing import telling_errors
@@ -47,16 +46,6 @@ ATTENTION = "aten::scaled_dot_product_attention"
 
 Input = dict[str, Any]
 Counts = Mapping[str, float]
-
-
-def setup(config_file: str, opts: Sequence[str]) -> CfgNode:
-    """The configuration, for the CPU, where the counts are the same as anywhere."""
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, config_file)
-    merge_opts(cfg, opts)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.freeze()
-    return cfg
 
 
 def fixed_input(cfg: CfgNode) -> Input:
@@ -133,7 +122,8 @@ def summary(counts: Sequence[Counts], unit: str) -> str:
         mean.update({name: count / len(counts) for name, count in of_input.items()})
     totals = [sum(of_input.values()) for of_input in counts]
     lines = [f"{name}: {count:.3f}" for name, count in mean.most_common()]
-    lines.append(f"total: {np.mean(totals):.3f} ± {np.std(totals):.3f} {unit}")
+    digits = 1 if np.mean(totals) >= 10 else 3  # as many as MODEL_ZOO.md has
+    lines.append(f"total: {np.mean(totals):.{digits}f} ± {np.std(totals):.{digits}f} {unit}")
     return "\n".join([*lines, f"mean of {len(counts)} input{'s' * (len(counts) > 1)}"])
 
 
@@ -200,7 +190,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Does the tasks in the order given."""
     args = parse_args(argv)
     with telling_errors():
-        cfg = setup(args.config_file, args.opts)
+        # The counts are the same on any device.
+        cfg = load_config(args.config_file, args.opts, device="cpu")
         model = build_model(cfg).eval()
         counted = AsPublished(model) if isinstance(model, MaskFormer) else model
 

@@ -6,21 +6,17 @@
 The configurations of ResNet-101 expect R-101.pkl in the working directory.
 """
 
-import argparse
-import pickle
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from torch import Tensor
 
-from mask_former.d2.data.preparing import replacing, telling_errors
+from mask_former.d2.converting import Weights, convert_file, parse_args
+from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.errors import InputError
-from mask_former.d2.weights import read_weights
 
 # In this order; each is a pattern and what takes its place.
-RENAMINGS = (
+RENAMINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^(?!.*layer)", "stem."),
     (r"layer([1-4])", lambda found: f"res{int(found[1]) + 1}"),
     (r"bn([1-3])", r"conv\1.norm"),
@@ -37,7 +33,7 @@ def renamed(name: str) -> str:
     return name
 
 
-def convert(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+def convert(weights: Weights) -> Weights:
     """Arrays under the names of Detectron2's ResNet.
 
     Raises:
@@ -48,23 +44,14 @@ def convert(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
             f"these are no weights of a ResNet of torchvision: {', '.join([*weights][:3])} ... are "
             "the names, but conv1.weight and layer1.0.conv1.weight are expected"
         )
-    return {renamed(name): value.numpy() for name, value in weights.items()}
+    return {renamed(name): np.asarray(value) for name, value in weights.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads, converts, writes; prints every name and what the backbone has no place for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("input", help="the .pth file of torchvision")
-    parser.add_argument("output", type=Path, help="the .pkl file to write")
-    args = parser.parse_args(argv)
+    args = parse_args(__doc__, argv)
     with telling_errors():
-        weights = read_weights(args.input)["model"]
-        converted = convert(weights)
-        content = {"model": converted, "__author__": "torchvision", "matching_heuristics": True}
-        with replacing(args.output) as temporary:
-            temporary.write_bytes(pickle.dumps(content))
+        weights, converted = convert_file(args, convert, author="torchvision")
     for old, new in zip(weights, converted, strict=True):
         print(f"{old} -> {new}")
     leftover = [name for name in converted if name.startswith(CLASSIFIER)]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Panoptic quality of semantic predictions: every class in a picture is one segment.
+r"""Panoptic quality of semantic predictions: every class in a picture is one segment.
 
-    python tools/evaluate_pq_for_semantic_segmentation.py --dataset-name ade20k_sem_seg_val \\
+    python tools/evaluate_pq_for_semantic_segmentation.py --dataset-name ade20k_sem_seg_val \
         --json-file output/inference/sem_seg_predictions.json
 
 The file is the one that an evaluation with train_net.py writes. Only images in it count.
@@ -43,6 +43,7 @@ class Classes(NamedTuple):
 
     @classmethod
     def of(cls, dataset_name: str) -> "Classes":
+        """Those of a registered data set."""
         metadata = MetadataCatalog.get(dataset_name)
         number = len(metadata.stuff_classes)
         same = {i: i for i in range(number)}
@@ -97,9 +98,12 @@ class SegmentCounts:
         if not occur.any():
             return Quality(0.0, 0.0, 0.0, 0)
         segments, iou, found = segments[occur], self.iou[occur], self.found[occur]
-        sq = iou / np.maximum(found, 1)
-        means = ((iou / segments).mean(), sq.mean(), (found / segments).mean())
-        return Quality(*map(float, means), int(occur.sum()))
+        return Quality(
+            pq=float((iou / segments).mean()),
+            sq=float((iou / np.maximum(found, 1)).mean()),
+            rq=float((found / segments).mean()),
+            classes=int(occur.sum()),
+        )
 
     def mean_iou(self) -> float:
         """In 0..1, over the classes in truth or prediction, as Detectron2 0.6 averages it."""
@@ -118,12 +122,30 @@ def read_predictions(path: Path) -> dict[str, list[dict[str, Any]]]:
     """
     with naming(str(path), "prediction file"):
         entries = json.loads(path.read_text(encoding="utf-8"))
-        predictions = defaultdict(list)
-        for entry in entries:
-            predictions[stem(entry["file_name"])].append(entry)
-    if not predictions:
+    if not entries:
         raise InputError(f"prediction file {path} has no predictions; evaluate the model again")
+    predictions = defaultdict(list)
+    for entry in entries if isinstance(entries, list) else [entries]:
+        if not is_prediction(entry):
+            raise InputError(
+                f"prediction file {path} has {str(entry)[:100]} where a map of file_name, "
+                "category_id and segmentation (size and counts) is expected; give the "
+                "sem_seg_predictions.json of an evaluation"
+            )
+        predictions[stem(entry["file_name"])].append(entry)
     return predictions
+
+
+def is_prediction(entry: Any) -> bool:
+    """Whether it is what Detectron2's ``SemSegEvaluator`` writes for a class of an image."""
+    match entry:
+        case {
+            "file_name": str(),
+            "category_id": int(),
+            "segmentation": {"size": [int(), int()], "counts": str()},
+        }:
+            return True
+    return False
 
 
 def stem(file_name: str) -> str:
@@ -132,7 +154,7 @@ def stem(file_name: str) -> str:
 
 
 def paint(
-    entries: Iterable[dict[str, Any]], shape: tuple[int, int], classes: Classes, image: str
+    entries: Iterable[dict[str, Any]], shape: tuple[int, ...], classes: Classes, image: str
 ) -> np.ndarray:
     """The predicted classes [H, W] of an image; 0 where nothing is predicted.
 
@@ -191,7 +213,7 @@ def _samples(dataset_name: str) -> list[dict[str, Any]]:
 
 
 def table(quality: Quality) -> str:
-    """All and Stuff are the same here: every segment is a class."""
+    """In per cent. All and Stuff are the same here: every segment is a class."""
     percent = [f"{100 * value:.1f}" for value in quality[:3]]
     rows = [[name, *percent, quality.classes] for name in ("All", "Stuff")]
     headers = ["", "PQ", "SQ", "RQ", "N"]
@@ -214,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with telling_errors():
         counts = evaluate(args.dataset_name, args.json_file)
     print(table(counts.quality()))
-    print(f"mIoU: {counts.mean_iou()}")
+    print(f"mIoU: {100 * counts.mean_iou():.1f}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 """Draws a metric of several runs against the iteration, from what train_net.py has written.
 
 ``python tools/plot_metrics.py --metric sem_seg/mIoU --output curves.png RUN [RUN ...]``; a curve
-has the name of its folder.
+has the name of its folder, with as many folders above it as tell it from the others.
 """
 
 import argparse
@@ -41,6 +41,16 @@ def read_curve(run: Path, metric: str) -> tuple[list[int], list[float]]:
     return list(points), list(points.values())
 
 
+def labels(runs: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths, of whole names, that are all different."""
+    paths = [run.resolve() for run in runs]
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        ends = [str(Path(*path.parts[-length:])) for path in paths]
+        if len(set(ends)) == len(ends):
+            return ends
+    raise ValueError(f"{', '.join(map(str, runs))}: the same folder is named twice")
+
+
 def draw(curves: dict[str, tuple[list[int], list[float]]], metric: str) -> Figure:
     """One line for each run."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -57,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads, draws, and says what was written."""
     args = parse_args(argv)
     try:
-        curves = {run.name: read_curve(run, args.metric) for run in args.runs}
+        curves = {
+            label: read_curve(run, args.metric)
+            for label, run in zip(labels(args.runs), args.runs, strict=True)
+        }
     except ValueError as error:
         sys.exit(f"error: {error}")
     draw(curves, args.metric).savefig(args.output, dpi=110)

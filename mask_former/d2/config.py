@@ -1,11 +1,126 @@
-"""The configuration: our keys with their defaults."""
+"""The configuration: our keys with their defaults, and how a command comes to its own."""
 
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
+from ..functional.points import PointOptions
+from ..modeling.mask_decoder import TransformerMaskDecoder
+from ..modeling.swin import SwinTransformer
+from ..structures import InferenceOptions, LossWeights
+from .config_merging import merge_opts, merge_yaml
+from .errors import InputError
+
+_logger = logging.getLogger(__name__)
+
+# Keys and the arguments that they are passed as, whose defaults are the keys'.
+SWIN_ARGUMENTS = {
+    "PATCH_SIZE": "patch_size",
+    "EMBED_DIM": "embed_dim",
+    "DEPTHS": "depths",
+    "NUM_HEADS": "num_heads",
+    "WINDOW_SIZE": "window",
+    "MLP_RATIO": "mlp_ratio",
+    "QKV_BIAS": "qkv_bias",
+    "QK_SCALE": "qk_scale",
+    "DROP_RATE": "dropout",
+    "ATTN_DROP_RATE": "attention_dropout",
+    "DROP_PATH_RATE": "drop_path",
+    "PATCH_NORM": "patch_norm",
+    "OUT_FEATURES": "out_features",
+    "USE_CHECKPOINT": "recompute",  # gradient checkpointing; not the original's
+}
+LAYER_ARGUMENTS = {  # of the pixel decoder's transformer as well
+    "NHEADS": "num_heads",
+    "DROPOUT": "dropout",
+    "DIM_FEEDFORWARD": "feedforward",
+    "PRE_NORM": "pre_norm",
+}
+DECODER_ARGUMENTS = {
+    **LAYER_ARGUMENTS,
+    "HIDDEN_DIM": "hidden_dim",
+    "ENC_LAYERS": "encoder_layers",
+    "DEC_LAYERS": "decoder_layers",
+    "DEEP_SUPERVISION": "deep_supervision",
+    "ENFORCE_INPUT_PROJ": "enforce_input_projection",
+}
+POINT_ARGUMENTS = {
+    "OVERSAMPLE_RATIO": "oversample_ratio",
+    "IMPORTANCE_SAMPLE_RATIO": "importance_ratio",
+}
+WEIGHT_ARGUMENTS = {"MASK_WEIGHT": "mask", "DICE_WEIGHT": "dice"}
+INFERENCE_ARGUMENTS = {
+    # The first and the third are ours: any of the three results in one pass.
+    "SEMANTIC_ON": "semantic",
+    "PANOPTIC_ON": "panoptic",
+    "INSTANCE_ON": "instance",
+    "OBJECT_MASK_THRESHOLD": "object_mask_threshold",
+    "OVERLAP_THRESHOLD": "overlap_threshold",
+    "SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": "upsample_masks_first",
+}
+
+
+def arguments_from(node: CfgNode, arguments: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments by name from the keys of a node; one of the tables above says which."""
+    return {argument: node[key] for key, argument in arguments.items()}
+
+
+def load_config(
+    file: str | None = None, opts: Sequence[Any] = (), device: str | None = None
+) -> CfgNode:
+    """The configuration of a command: the defaults, then a file, then the command line.
+
+    Args:
+        file: YAML.
+        opts: KEY VALUE pairs, which override the file; as in :func:`merge_opts`.
+        device: overrides ``MODEL.DEVICE`` of both.
+
+    Returns:
+        Not frozen. A device that ``device`` or ``opts`` name is used. That of the file or of the
+        defaults is a wish: where torch cannot have it, the CPU takes its place, and a line of the
+        log says so. Mixed precision in float16, which is many times slower than float32 on a CPU,
+        is off where the user has not asked for the CPU in ``opts``.
+
+    Raises:
+        InputError: a file, a key or a value is bad, or the device that is named cannot be used.
+    """
+    cfg = get_mask_former_cfg()
+    if file is not None:
+        merge_yaml(cfg, file)
+    merge_opts(cfg, opts)
+    named = device is not None or "MODEL.DEVICE" in opts[::2]
+    cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
+    problem = _device_problem(cfg.MODEL.DEVICE)
+    if problem is not None and named:
+        raise InputError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which cannot be used here: {problem}; give "
+            "cpu, or leave it out"
+        )
+    if problem is not None:
+        _logger.warning("%s cannot be used here; going on with the CPU", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    chosen = problem is not None or device is not None
+    if chosen and cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.DTYPE == "float16":
+        cfg.SOLVER.AMP.ENABLED = False
+    return cfg
+
+
+def _device_problem(device: str) -> str | None:
+    """Why torch cannot put a tensor there, in its own words; None: it can."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # each is some device's refusal
+        return str(error).partition("\n")[0].rstrip(".")
+    return None
+
 
 def get_mask_former_cfg() -> CfgNode:
-    """Detectron2's defaults with DeepLab's keys and ours, as every script starts from."""
+    """Detectron2's defaults with DeepLab's keys and ours."""
     cfg = get_cfg()
     add_deeplab_config(cfg)
     add_mask_former_config(cfg)
@@ -56,50 +171,33 @@ def _add_speed_keys(cfg: CfgNode) -> None:
 def _add_head_keys(node: CfgNode) -> None:
     node.PIXEL_DECODER_NAME = "BasePixelDecoder"
     node.TRANSFORMER_ENC_LAYERS = 0
-    node.MASK_DIM = 256
+    node.update(_defaults(TransformerMaskDecoder, {"MASK_DIM": "mask_dim"}))
 
 
 def _mask_former_keys() -> CfgNode:
     node = CfgNode()
-    # Names in the registries of build.py; the first three keys are not the original's.
+    # Names in the registries of build/registry.py; the first three keys are not the original's.
     node.MASK_DECODER = "TransformerPredictor"
     node.CRITERION = "SetCriterion"
     node.MATCHER = "bipartite"
 
-    node.DEEP_SUPERVISION = True
     # 0: losses on all pixels, as in the paper; n: losses and costs on n sampled points a mask, of
     # which the second share are the most uncertain among n times the first (PointRend).
     node.TRAIN_NUM_POINTS = 0
-    node.OVERSAMPLE_RATIO = 3.0
-    node.IMPORTANCE_SAMPLE_RATIO = 0.75
+    node.update(_defaults(PointOptions, POINT_ARGUMENTS))
     # Padded and ignored pixels take part in no cost and no loss, padded ones in no attention.
     node.VALID_MASK = False
     node.NO_OBJECT_WEIGHT = 0.1
-    node.DICE_WEIGHT = 1.0
-    node.MASK_WEIGHT = 20.0
+    node.update(_defaults(LossWeights, WEIGHT_ARGUMENTS))
 
-    node.HIDDEN_DIM = 256
     node.NUM_OBJECT_QUERIES = 100
-    node.NHEADS = 8
-    node.DROPOUT = 0.1
-    node.DIM_FEEDFORWARD = 2048
-    node.ENC_LAYERS = 0
-    node.DEC_LAYERS = 6
-    node.PRE_NORM = False
     node.TRANSFORMER_IN_FEATURE = "res5"
-    node.ENFORCE_INPUT_PROJ = False
+    node.update(_defaults(TransformerMaskDecoder, DECODER_ARGUMENTS))
 
     # Negative: the backbone's own; 0: pad only to the largest image of the batch.
     node.SIZE_DIVISIBILITY = 32
-    node.TEST = CfgNode()
-    node.TEST.PANOPTIC_ON = False
-    node.TEST.OBJECT_MASK_THRESHOLD = 0.0
-    node.TEST.OVERLAP_THRESHOLD = 0.0
-    node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
-    # Ours, beside PANOPTIC_ON: any of the three results in one pass.
-    node.TEST.SEMANTIC_ON = True
-    node.TEST.INSTANCE_ON = False
-    # "marginal" sums over all queries; "general" takes those that panoptic inference keeps.
+    node.TEST = CfgNode(_defaults(InferenceOptions, INFERENCE_ARGUMENTS))
+    # Ours. "marginal" sums over all queries; "general" takes those that panoptic inference keeps.
     node.TEST.SEMANTIC_INFERENCE = "marginal"
     # "scores" are K maps; "labels" is one map of classes, in a fraction of the memory.
     node.TEST.SEM_SEG_OUTPUT = "scores"
@@ -107,21 +205,14 @@ def _mask_former_keys() -> CfgNode:
 
 
 def _swin_keys() -> CfgNode:
-    node = CfgNode()
-    node.PRETRAIN_IMG_SIZE = 224
-    node.PATCH_SIZE = 4
-    node.EMBED_DIM = 96
-    node.DEPTHS = [2, 2, 6, 2]
-    node.NUM_HEADS = [3, 6, 12, 24]
-    node.WINDOW_SIZE = 7
-    node.MLP_RATIO = 4.0
-    node.QKV_BIAS = True
-    node.QK_SCALE = None
-    node.DROP_RATE = 0.0
-    node.ATTN_DROP_RATE = 0.0
-    node.DROP_PATH_RATE = 0.3
+    node = CfgNode(_defaults(SwinTransformer, SWIN_ARGUMENTS))
+    node.PRETRAIN_IMG_SIZE = 224  # the images that the absolute positions of APE are for
     node.APE = False
-    node.PATCH_NORM = True
-    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    node.USE_CHECKPOINT = False  # gradient checkpointing; not the original's
     return node
+
+
+def _defaults(function: Callable[..., Any], arguments: Mapping[str, str]) -> dict[str, Any]:
+    """Values for keys: the defaults of the arguments that they are passed as."""
+    parameters = inspect.signature(function).parameters
+    values = {key: parameters[argument].default for key, argument in arguments.items()}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}

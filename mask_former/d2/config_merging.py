@@ -3,7 +3,6 @@
 Detectron2 merges; what we add is a reader that refuses Python tags, and errors that name the place.
 """
 
-import difflib
 import io
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from .errors import InputError
+from .errors import InputError, did_you_mean
 
 _SCALES_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 # The digits are bounded, so that no file can ask for a list that fills the memory.
@@ -46,20 +45,23 @@ def merge_yaml(cfg: CfgNode, path: str) -> None:
     except InputError:
         raise
     except (AssertionError, KeyError, ValueError) as error:  # how yacs and Detectron2 refuse
-        key = _key_named_by(error)
+        message = str(error.args[0])
+        key = message.rsplit(" ", 1)[-1]  # "... config key: A.B"
         source = next((f for f, content in contents.items() if key in _keys(content)), path)
-        raise InputError(_refusal(cfg, key, source, error)) from error
+        unknown = isinstance(error, KeyError)
+        sentence = _unknown_key(cfg, key, source) if unknown else f"{source}: {message}"
+        raise InputError(sentence) from error
     plain = type(cfg)(merged)
     cfg.clear()
     cfg.update(plain)
 
 
-def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
+def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
     """Merge ``KEY VALUE`` pairs of the command line.
 
     Args:
         cfg: changed in place.
-        opts: keys and values in turn.
+        opts: keys and values in turn; a value is text, as YAML has it, or of its own type.
 
     Raises:
         InputError: a key or a type of value that the configuration does not know, or a key
@@ -74,7 +76,7 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
         try:
             cfg.merge_from_list([key, value])
         except ValueError as error:
-            raise InputError(_refusal(cfg, key, "command line", error)) from error
+            raise InputError(f"command line: {error.args[0]}") from error
 
 
 class _SafeLoader(yaml.SafeLoader):
@@ -128,22 +130,5 @@ def _keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{name}.")
 
 
-def _key_named_by(error: Exception) -> str:
-    """The key that a message of yacs names: its last word, as in "... config key: A.B"."""
-    return str(error.args[0]).rsplit(" ", 1)[-1]
-
-
-def _refusal(cfg: CfgNode, key: str, source: str, error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return _unknown_key(cfg, key, source)
-    return f"{source}: {error.args[0]}"
-
-
 def _unknown_key(cfg: CfgNode, key: str, source: str) -> str:
-    known = list(_keys(cfg))
-    leaf = key.rpartition(".")[2]
-    # A right name in the wrong section is likelier than a wrong name.
-    matches = [k for k in known if k.rpartition(".")[2] == leaf][:3]
-    matches += difflib.get_close_matches(key, known, n=2, cutoff=0.8)
-    hint = f"; did you mean {' or '.join(dict.fromkeys(matches))}?" if matches else ""
-    return f"{source}: unknown configuration key {key}{hint}"
+    return f"{source}: unknown configuration key {key}{did_you_mean(key, list(_keys(cfg)))}"

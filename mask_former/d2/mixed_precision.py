@@ -19,14 +19,15 @@ class MixedPrecisionTrainer(SimpleTrainer):
     """
 
     def __init__(self, plain: SimpleTrainer, dtype: torch.dtype) -> None:
-        """
+        """Goes on with another loop.
+
         Args:
             plain: the loop whose model, data and optimizer it takes over; the data are not begun
                 a second time.
             dtype: of convolutions and matrix products.
         """
         TrainerBase.__init__(self)
-        vars(self).update(vars(plain))
+        self.__dict__.update(vars(plain))
         self.dtype = dtype
         self.device_type = next(self.model.parameters()).device.type
         scaled = dtype == torch.float16  # bfloat16 has the range of float32

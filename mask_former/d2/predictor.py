@@ -14,8 +14,7 @@ from torch import nn
 
 from .build.model import build_model
 from .checkpoint import MaskFormerCheckpointer
-from .config import get_mask_former_cfg
-from .config_merging import merge_opts, merge_yaml
+from .config import load_config
 from .fuse_norms import optimize_for_inference
 
 Sample = dict[str, Any]
@@ -109,12 +108,12 @@ def _batches(samples: list[Sample], batch_size: int, divisor: int) -> list[list[
 
 def _divisor(model: nn.Module) -> int:
     """Of padded sizes; Detectron2's ``SemanticSegmentor`` takes its backbone's."""
-    holder = model if hasattr(model, "size_divisibility") else model.backbone
+    holder: Any = model if hasattr(model, "size_divisibility") else model.backbone
     return max(1, holder.size_divisibility)
 
 
-def load_predictor(config_file: str, weights: str, opts: Sequence[str] = ()) -> Predictor:
-    """A predictor from two files, on a GPU where there is one.
+def load_predictor(config_file: str, weights: str, opts: Sequence[Any] = ()) -> Predictor:
+    """A predictor from two files, on a GPU where there is one, else on the CPU.
 
     Args:
         config_file: YAML.
@@ -122,11 +121,7 @@ def load_predictor(config_file: str, weights: str, opts: Sequence[str] = ()) -> 
         opts: KEY VALUE pairs that override the file.
 
     Raises:
-        InputError: a file is missing or bad, or they do not fit each other.
+        InputError: a file is missing or bad, they do not fit each other, or ``opts`` name a
+            device that cannot be used.
     """
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, config_file)
-    merge_opts(cfg, ["MODEL.WEIGHTS", weights, *opts])
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    return Predictor(cfg)
+    return Predictor(load_config(config_file, ["MODEL.WEIGHTS", weights, *opts]))

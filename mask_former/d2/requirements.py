@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
-OLDEST_VERSION = (0, 6)
+OLDEST_VERSION = (0, 6)  # tools/install_detectron2.py reads it here
 # Between them they import all that we use, and what that needs: OpenCV, pycocotools, fvcore.
 _MODULES = ("detectron2.engine", "detectron2.projects.deeplab")
 # A Detectron2 built for other versions of torch, NumPy or Pillow fails in any of these ways.

@@ -32,7 +32,8 @@ class SemanticSegmentorWithTTA(nn.Module):
         tta_mapper: Callable[[Sample], list[Sample]] | None = None,
         batch_size: int = 1,
     ) -> None:
-        """
+        """Wraps a model.
+
         Args:
             cfg: the whole configuration; ``TEST.AUG`` and ``INPUT.FORMAT`` are read.
             model: gives ``sem_seg`` for each image.

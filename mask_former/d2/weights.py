@@ -113,7 +113,7 @@ def _check_weights(file: str, model: Any) -> None:
     if wrong or not model:
         raise InputError(
             f"{file} {wrong or 'is empty'}, but weights are arrays or tensors by name; give "
-            "another file as MODEL.WEIGHTS"
+            "another file"
         )
 
 
@@ -147,8 +147,8 @@ def _refusal(file: str, name: str) -> str:
 def _unreadable(file: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return (
-        f"cannot read the weights {file} ({reason}): it is truncated or in another format; mend "
-        "MODEL.WEIGHTS, or fetch the file again"
+        f"cannot read the weights {file} ({reason}): it is truncated or in another format; fetch "
+        "it again, or give another file"
     )
 
 

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
-from mask_former.d2.config import add_mask_former_config, get_mask_former_cfg
+from mask_former.d2.config import add_mask_former_config, get_mask_former_cfg, load_config
 from mask_former.d2.config_merging import merge_yaml
+from mask_former.d2.errors import InputError
 from tests.golden_numbers import flat
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -89,3 +91,85 @@ def test_valid_pixels_are_told_in_our_configurations_alone():
 def test_every_configuration_is_plain_yaml(path):
     assert "!!" not in path.read_text(encoding="utf-8")
     assert load(path).VERSION == 2
+
+
+SHAPES = str(CONFIGS / "shapes" / "maskformer_panoptic_tiny.yaml")
+AMP = ["SOLVER.AMP.ENABLED", "True"]
+
+
+def without_a_gpu(monkeypatch):
+    """As on a machine whose torch reaches the CPU alone."""
+    empty = torch.empty
+
+    def refuse(*size, device):
+        if not str(device).startswith("cpu"):
+            raise RuntimeError(f"no {device}.\nmore lines")
+        return empty(*size, device=device)
+
+    monkeypatch.setattr(torch, "empty", refuse)
+
+
+def test_opts_override_the_file_and_the_device_both():
+    opts = ["MODEL.MASK_FORMER.DEC_LAYERS", "5", "MODEL.DEVICE", "nowhere"]
+    cfg = load_config(SHAPES, opts, device="cpu")
+    assert cfg.MODEL.MASK_FORMER.DEC_LAYERS == 5
+    assert cfg.MODEL.BACKBONE.NAME == "build_tiny_resnet_backbone"
+    assert cfg.MODEL.DEVICE == "cpu"
+    assert not cfg.is_frozen()
+
+
+def test_the_default_device_falls_back_to_the_cpu(monkeypatch, caplog):
+    without_a_gpu(monkeypatch)
+    cfg = load_config(opts=AMP)
+    assert cfg.MODEL.DEVICE == "cpu"
+    assert not cfg.SOLVER.AMP.ENABLED  # float16
+    assert [record.getMessage() for record in caplog.records] == [
+        "cuda cannot be used here; going on with the CPU"
+    ]
+
+
+def test_the_device_of_a_file_falls_back_to_the_cpu(monkeypatch, tmp_path):
+    without_a_gpu(monkeypatch)
+    (tmp_path / "saved.yaml").write_text("MODEL: {DEVICE: 'cuda:1'}\n")
+    assert load_config(str(tmp_path / "saved.yaml")).MODEL.DEVICE == "cpu"
+
+
+@pytest.mark.parametrize("named", ["opts", "device"])
+@pytest.mark.parametrize("device", ["mps", "cuda:1", "nonsense"])
+def test_a_device_that_is_named_and_not_there_is_refused(monkeypatch, named, device):
+    without_a_gpu(monkeypatch)
+    given = {"opts": ["MODEL.DEVICE", device]} if named == "opts" else {"device": device}
+    with pytest.raises(InputError) as caught:
+        load_config(SHAPES, **given)
+    assert str(caught.value) == (
+        f"MODEL.DEVICE is {device!r}, which cannot be used here: no {device}; give cpu, or leave "
+        "it out"
+    )
+
+
+@pytest.mark.parametrize("device", ["hpu", "xpu", "xla", "gpu", ""])
+def test_torchs_own_refusals_of_devices(device):
+    """Each is of another class."""
+    with pytest.raises(InputError, match="cannot be used here: "):
+        load_config(opts=["MODEL.DEVICE", device])
+
+
+def test_a_device_that_is_there_is_kept(monkeypatch, caplog):
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    assert load_config(opts=AMP).MODEL.DEVICE == "cuda"
+    cfg = load_config(opts=["MODEL.DEVICE", "mps", *AMP])
+    assert cfg.MODEL.DEVICE == "mps"
+    assert cfg.SOLVER.AMP.ENABLED
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("opts", "device", "enabled"),
+    [
+        ([], "cpu", False),
+        (["SOLVER.AMP.DTYPE", "bfloat16"], "cpu", True),
+        (["MODEL.DEVICE", "cpu"], None, True),  # asked for; the trainer warns
+    ],
+)
+def test_mixed_precision_on_a_cpu(opts, device, enabled):
+    assert enabled == load_config(opts=[*AMP, *opts], device=device).SOLVER.AMP.ENABLED

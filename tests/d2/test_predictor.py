@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from mask_former.d2.build.model import build_model
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.config import load_config
 from mask_former.d2.errors import InputError
 from mask_former.d2.predictor import load_predictor, predict_batched
 
@@ -21,11 +20,8 @@ TINY = str(ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml")
 @pytest.fixture
 def weights(tmp_path):
     """A checkpoint of the tiny model, as training writes it."""
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, TINY)
-    merge_opts(cfg, ["MODEL.DEVICE", "cpu"])
     torch.manual_seed(0)
-    model = build_model(cfg)
+    model = build_model(load_config(TINY, device="cpu"))
     path = tmp_path / "model_final.pth"
     torch.save({"model": model.state_dict()}, path)
     return str(path), model.eval()
@@ -129,12 +125,10 @@ def test_pictures_together_are_as_alone(weights):
 
 def test_the_padding_of_detectron2s_semantic_segmentor(weights):
     """Its backbone has the divisor; here none, so that sizes must be equal."""
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, TINY)
-    head = ["MODEL.SEM_SEG_HEAD.NAME", "PerPixelBaselineHead"]
-    merge_opts(cfg, ["MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "SemanticSegmentor", *head])
-    cfg.MODEL.MASK_FORMER.VALID_MASK = False
-    model = build_model(cfg).eval()
+    opts = ["MODEL.META_ARCHITECTURE", "SemanticSegmentor"]
+    opts += ["MODEL.SEM_SEG_HEAD.NAME", "PerPixelBaselineHead"]
+    opts += ["MODEL.MASK_FORMER.VALID_MASK", "False"]
+    model = build_model(load_config(TINY, opts, device="cpu")).eval()
     with torch.no_grad():
         expected = [model([sample])[0]["sem_seg"] for sample in samples()]
     for found, alone in zip(predict_batched(model, samples(), 8), expected, strict=True):
@@ -160,3 +154,8 @@ def test_the_lines_of_the_readme(weights, tmp_path, monkeypatch):
 def test_missing_weights_are_named():
     with pytest.raises(InputError, match=r"no weights at gone\.pth"):
         load_predictor(TINY, weights="gone.pth")
+
+
+def test_a_named_device_is_used_or_refused(weights):
+    with pytest.raises(InputError, match=r"MODEL\.DEVICE is 'xla', which cannot be used here"):
+        load_predictor(TINY, weights[0], ["MODEL.DEVICE", "xla"])

@@ -13,8 +13,11 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from mask_former.d2.config import load_config
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 ADE20K = CONFIGS / "ade20k-150"
+ZOO = (CONFIGS.parent / "MODEL_ZOO.md").read_text().partition("## COCO")[0]
 
 
 @pytest.fixture
@@ -49,6 +52,8 @@ def test_published_models_at_512(run: Callable, config: str, parameters: int, gf
     counted, flops = totals(shown)
     assert counted == parameters
     assert flops == pytest.approx(gflops, rel=0.01)
+    (row,) = (line for line in ZOO.splitlines() if line.startswith(f"| `{Path(config).name}` |"))
+    assert row.split("|")[3:5] == [f" {counted:,.0f} ", f" {flops} "]
 
 
 @pytest.mark.parametrize(("config", "parameters"), [("R101", 60_194_647), ("R101c", 60_318_039)])
@@ -143,7 +148,7 @@ def test_images_of_the_test_set(run: Callable, tool: ModuleType, shapes: Path):
     assert 1.2 * one < activations < 4 / 3 * one
     assert flops > 0
     assert shown[-1] == "mean of 3 inputs"
-    cfg = tool.setup(str(TINY), [])
+    cfg = load_config(str(TINY), device="cpu")
     sizes = [tuple(i["image"].shape[1:]) for i in tool.dataset_inputs(cfg, 2)]
     assert sizes == [(128, 128), (128, 128)]
     assert len(DatasetCatalog.get(cfg.DATASETS.TEST[0])) == 3

@@ -70,3 +70,31 @@ def test_hostile_input_is_refused(tool: ModuleType, paths: tuple[str, str], tmp_
         tool.main(paths)
     assert not (tmp_path / "trap").exists()
     assert not os.path.exists(paths[1])
+
+
+def test_the_option_that_a_refusal_advises(tool: ModuleType, paths: tuple[str, str], tmp_path):
+    torch.save({"model": WEIGHTS, "more": Hostile(tmp_path / "mine")}, paths[0])
+    with pytest.raises(SystemExit, match="give --trust-weights"):
+        tool.main(paths)
+    tool.main([*paths, "--trust-weights"])
+    assert (tmp_path / "mine").exists()
+    assert len(read_weights(paths[1])["model"]) == len(WEIGHTS)
+
+
+def test_the_input_is_not_overwritten(tool: ModuleType, tmp_path: Path):
+    path = tmp_path / "swin.pth"
+    torch.save({"model": WEIGHTS}, path)
+    before = path.read_bytes()
+    (tmp_path / "link.pkl").symlink_to(path)
+    for output in (path, tmp_path / "link.pkl"):
+        with pytest.raises(SystemExit, match=f"error: {output} is the input; give another name"):
+            tool.main([str(path), str(output)])
+    assert path.read_bytes() == before
+
+
+def test_what_is_no_file_of_weights_is_told_without_keys_of_a_config(tool, paths):
+    Path(paths[0]).write_bytes(b"nothing")
+    with pytest.raises(SystemExit) as caught:
+        tool.main(paths)
+    assert str(caught.value).startswith(f"error: cannot read the weights {paths[0]} (")
+    assert "MODEL.WEIGHTS" not in str(caught.value)

@@ -15,6 +15,7 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from mask_former.d2.data.datasets import register_all
+from mask_former.d2.errors import InputError
 
 
 def random_maps(seed: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -196,9 +197,7 @@ def test_from_detectron2s_file(run: Callable, name: str):
     assert lines[2] == ["All", *cells]
     assert lines[3] == ["Stuff", *cells]
     # Detectron2 0.6; its main branch leaves out classes that are only predicted, which all occur
-    assert float(shown.splitlines()[4].removeprefix("mIoU: ")) == pytest.approx(
-        results["mIoU"] / 100
-    )
+    assert shown.splitlines()[4] == f"mIoU: {results['mIoU']:.1f}"
 
 
 def test_built_in_set(tool, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch):
@@ -222,7 +221,7 @@ def test_built_in_set(tool, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch):
     tool.main(["--json-file", str(file)])
     shown = capsys.readouterr().out
     assert "| All   | 100.0 | 100.0 | 100.0 | 2   |" in shown
-    assert shown.endswith("mIoU: 1.0\n")
+    assert shown.endswith("mIoU: 100.0\n")
 
 
 def test_unknown_class_size_and_files_are_named(run: Callable, tool: ModuleType, tmp_path: Path):
@@ -248,3 +247,28 @@ def test_unknown_class_size_and_files_are_named(run: Callable, tool: ModuleType,
     refuses(f"prediction file {file} cannot be read")
     file.unlink()
     refuses(f"prediction file {file} does not exist")
+
+
+SEGMENTATION = {"size": [1, 2], "counts": "02"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": []}]},
+        [{"image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1], "segmentation": SEGMENTATION}],
+        [{"image_id": 1, "file_name": "1.png", "segments_info": []}],
+        [{"file_name": "1.jpg", "category_id": 0, "segmentation": [[0, 0, 1, 1, 2, 0]]}],
+        [{"file_name": "1.jpg", "category_id": 0, "segmentation": {**SEGMENTATION, "size": 2}}],
+        [{"file_name": None, "category_id": 0, "segmentation": SEGMENTATION}],
+        [[1, 2]],
+        "text",
+        7,
+    ],
+)
+def test_json_of_another_kind_is_told(tool: ModuleType, tmp_path: Path, content):
+    file = tmp_path / "predictions.json"
+    file.write_text(json.dumps(content))
+    message = rf"^prediction file {file} has .* where a map of file_name, category_id and segm"
+    with pytest.raises(InputError, match=message):
+        tool.read_predictions(file)

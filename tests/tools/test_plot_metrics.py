@@ -1,8 +1,11 @@
 """Curves of made-up runs."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tools import plot_metrics
@@ -46,3 +49,21 @@ def test_what_is_missing_is_named(run, tmp_path, folder, metric, message):
         plot_metrics.main(
             [str(tmp_path / folder), "--metric", metric, "--output", str(tmp_path / "x.png")]
         )
+
+
+def test_runs_of_the_same_name_have_a_curve_each(run, tmp_path, monkeypatch):
+    for folder in ("a/run", "b/run", "b/other"):
+        shutil.copytree(run, tmp_path / folder)
+    drawn = []
+    monkeypatch.setattr(plot_metrics, "draw", lambda *given: drawn.append(given) or Figure())
+    monkeypatch.chdir(tmp_path / "b")
+    runs = ["../a/run", "run", "other"]
+    plot_metrics.main([*runs, "--output", str(tmp_path / "x.png")])
+    ((curves, _),) = drawn
+    assert list(curves) == ["a/run", "b/run", "b/other"]
+    assert plot_metrics.labels([Path("."), Path("other")]) == ["b", "other"]
+
+
+def test_a_run_that_is_named_twice_is_refused(run, tmp_path):
+    with pytest.raises(SystemExit, match="the same folder is named twice"):
+        plot_metrics.main([str(run), f"{run}/../tiny", "--output", str(tmp_path / "x.png")])

@@ -5,9 +5,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 
+from ...modeling.swin import SwinTransformer
+from ..config import SWIN_ARGUMENTS, arguments_from
 from ..errors import InputError
 from .registry import register
-from ...modeling.swin import SwinTransformer
 
 
 class D2SwinTransformer(SwinTransformer, Backbone):
@@ -32,21 +33,8 @@ def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> D2SwinTransform
     options = cfg.MODEL.SWIN
     try:
         return D2SwinTransformer(
-            patch_size=options.PATCH_SIZE,
-            embed_dim=options.EMBED_DIM,
-            depths=options.DEPTHS,
-            num_heads=options.NUM_HEADS,
-            window=options.WINDOW_SIZE,
-            mlp_ratio=options.MLP_RATIO,
-            qkv_bias=options.QKV_BIAS,
-            qk_scale=options.QK_SCALE,
-            dropout=options.DROP_RATE,
-            attention_dropout=options.ATTN_DROP_RATE,
-            drop_path=options.DROP_PATH_RATE,
-            patch_norm=options.PATCH_NORM,
+            **arguments_from(options, SWIN_ARGUMENTS),
             absolute_grid=options.PRETRAIN_IMG_SIZE // options.PATCH_SIZE if options.APE else None,
-            out_features=options.OUT_FEATURES,
-            recompute=options.USE_CHECKPOINT,
         )
     except ValueError as error:
         raise InputError(

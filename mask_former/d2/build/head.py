@@ -10,8 +10,6 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 
-from ..errors import InputError
-from .registry import MASK_DECODER_REGISTRY, get, register
 from ...modeling.head import MaskFormerHead
 from ...modeling.mask_decoder import TransformerMaskDecoder
 from ...modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
@@ -20,6 +18,9 @@ from ...modeling.pixel_decoder import (
     PerPixelHeadAsPixelDecoder,
     TransformerEncoderPixelDecoder,
 )
+from ..config import DECODER_ARGUMENTS, LAYER_ARGUMENTS, arguments_from
+from ..errors import InputError
+from .registry import MASK_DECODER_REGISTRY, get, register
 
 Shapes = dict[str, ShapeSpec]
 
@@ -27,7 +28,8 @@ _HEADS = ("MaskFormerHead", "PerPixelBaselineHead", "PerPixelBaselinePlusHead")
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "MaskFormerHead")
-def _mask_former_head(cfg: CfgNode, input_shape: Shapes) -> MaskFormerHead:
+def build_mask_former_head(cfg: CfgNode, input_shape: Shapes) -> MaskFormerHead:
+    """The head of mask classification, with the mask decoder that a key names."""
     options = cfg.MODEL.MASK_FORMER
     pixel_decoder = build_pixel_decoder(cfg, input_shape)
     in_channels = _transformer_in_channels(cfg, input_shape, pixel_decoder)
@@ -40,7 +42,8 @@ def _mask_former_head(cfg: CfgNode, input_shape: Shapes) -> MaskFormerHead:
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "PerPixelBaselineHead")
-def _per_pixel_baseline_head(cfg: CfgNode, input_shape: Shapes) -> PerPixelBaselineHead:
+def build_per_pixel_baseline_head(cfg: CfgNode, input_shape: Shapes) -> PerPixelBaselineHead:
+    """The paper's PerPixelBaseline."""
     options = cfg.MODEL.SEM_SEG_HEAD
     check_at_least(cfg, 1, "MODEL.SEM_SEG_HEAD.NUM_CLASSES")
     return PerPixelBaselineHead(
@@ -53,9 +56,17 @@ def _per_pixel_baseline_head(cfg: CfgNode, input_shape: Shapes) -> PerPixelBasel
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "PerPixelBaselinePlusHead")
-def _per_pixel_baseline_plus_head(cfg: CfgNode, input_shape: Shapes) -> PerPixelBaselinePlusHead:
+def build_per_pixel_baseline_plus_head(
+    cfg: CfgNode, input_shape: Shapes
+) -> PerPixelBaselinePlusHead:
+    """The paper's PerPixelBaseline+, whose mask decoder has a query for each class."""
     options = cfg.MODEL.SEM_SEG_HEAD
-    _check_plus(cfg)
+    check_query_for_each_class(cfg, "MODEL.SEM_SEG_HEAD.NAME", options.NAME)
+    if cfg.MODEL.MASK_FORMER.MASK_DECODER != "TransformerPredictor":
+        raise InputError(
+            f"MODEL.MASK_FORMER.MASK_DECODER is {cfg.MODEL.MASK_FORMER.MASK_DECODER!r}, but "
+            'PerPixelBaselinePlusHead has only "TransformerPredictor"'
+        )
     pixel_decoder = build_pixel_decoder(cfg, input_shape)
     in_channels = _transformer_in_channels(cfg, input_shape, pixel_decoder)
     return PerPixelBaselinePlusHead(
@@ -67,33 +78,17 @@ def _per_pixel_baseline_plus_head(cfg: CfgNode, input_shape: Shapes) -> PerPixel
     )
 
 
-def _check_plus(cfg: CfgNode) -> None:
-    options, classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if classes != options.NUM_OBJECT_QUERIES:
-        raise InputError(
-            "PerPixelBaselinePlusHead has a query for each class, but "
-            f"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is {options.NUM_OBJECT_QUERIES} and "
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES {classes}; make them equal"
-        )
-    if options.MASK_DECODER != "TransformerPredictor":
-        raise InputError(
-            f"MODEL.MASK_FORMER.MASK_DECODER is {options.MASK_DECODER!r}, but "
-            'PerPixelBaselinePlusHead has only "TransformerPredictor"'
-        )
-
-
 def _transformer_in_channels(cfg: CfgNode, input_shape: Shapes, pixel_decoder: nn.Module) -> int:
     name = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
-    decoder_name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
     if name == "transformer_encoder":
         # Another project's decoder need not say; the original's rule is CONVS_DIM.
         channels = getattr(pixel_decoder, "encoded_channels", cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM)
         if channels is None:
             raise InputError(
                 'MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is "transformer_encoder", but '
-                f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME {decoder_name!r} "
-                "has no transformer encoder; name a backbone feature, or use the pixel decoder "
-                '"TransformerEncoderPixelDecoder"'
+                f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME "
+                f"{cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME!r} has no transformer encoder; name a "
+                'backbone feature, or use the pixel decoder "TransformerEncoderPixelDecoder"'
             )
         return channels
     if name not in input_shape:
@@ -105,7 +100,8 @@ def _transformer_in_channels(cfg: CfgNode, input_shape: Shapes, pixel_decoder: n
 
 
 @register(MASK_DECODER_REGISTRY, "TransformerPredictor")
-def _transformer_predictor(cfg: CfgNode, in_channels: int) -> TransformerMaskDecoder:
+def build_transformer_predictor(cfg: CfgNode, in_channels: int) -> TransformerMaskDecoder:
+    """The paper's mask decoder, for an image feature of so many channels."""
     check_at_least(cfg, 1, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES")
     return _mask_decoder(cfg, in_channels, num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
 
@@ -113,24 +109,15 @@ def _transformer_predictor(cfg: CfgNode, in_channels: int) -> TransformerMaskDec
 def _mask_decoder(
     cfg: CfgNode, in_channels: int, num_classes: int | None
 ) -> TransformerMaskDecoder:
-    options = cfg.MODEL.MASK_FORMER
     _check_width(cfg, "MODEL.MASK_FORMER.HIDDEN_DIM")
     check_at_least(cfg, 1, "MODEL.MASK_FORMER.DEC_LAYERS")
     check_at_least(cfg, 0, "MODEL.MASK_FORMER.ENC_LAYERS")
     return TransformerMaskDecoder(
         in_channels=in_channels,
         num_classes=num_classes,
-        num_queries=options.NUM_OBJECT_QUERIES,
-        hidden_dim=options.HIDDEN_DIM,
+        num_queries=cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES,
         mask_dim=cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
-        num_heads=options.NHEADS,
-        feedforward=options.DIM_FEEDFORWARD,
-        dropout=options.DROPOUT,
-        encoder_layers=options.ENC_LAYERS,
-        decoder_layers=options.DEC_LAYERS,
-        pre_norm=options.PRE_NORM,
-        deep_supervision=options.DEEP_SUPERVISION,
-        enforce_input_projection=options.ENFORCE_INPUT_PROJ,
+        **arguments_from(cfg.MODEL.MASK_FORMER, DECODER_ARGUMENTS),
     )
 
 
@@ -141,26 +128,29 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: Shapes) -> nn.Module:
     classes, whose scores are the embedding.
 
     Raises:
-        InputError: nobody has registered the name.
-        ValueError: it is neither a pixel decoder nor such a head.
+        InputError: nobody has registered the name, or it is neither a pixel decoder nor such a
+            head.
     """
     key = "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
     name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
     build = get(SEM_SEG_HEADS_REGISTRY, name, key)
     if name in _HEADS:
-        raise ValueError(f"{key} {name!r} cannot serve as pixel decoder: it has one itself")
+        raise InputError(f"{key} {name!r} cannot serve as pixel decoder: it has one itself")
     if _is_per_pixel_head(build):
-        return PerPixelHeadAsPixelDecoder(build(_with_mask_dim_classes(cfg), input_shape))
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = cfg.MODEL.SEM_SEG_HEAD.MASK_DIM
+        return PerPixelHeadAsPixelDecoder(build(cfg, input_shape))
     decoder = build(cfg, input_shape)
     if not callable(getattr(decoder, "forward_features", None)):
-        raise ValueError(
+        raise InputError(
             f"{key} {name!r} cannot serve as pixel decoder: {type(decoder).__name__} has no method "
             "forward_features, nor is it a class with a method layers, as Detectron2's heads are"
         )
     return decoder
 
 
-def _is_per_pixel_head(build: Callable) -> bool:
+def _is_per_pixel_head(build: Callable[..., Any]) -> bool:
     return (
         inspect.isclass(build)
         and not hasattr(build, "forward_features")
@@ -168,32 +158,23 @@ def _is_per_pixel_head(build: Callable) -> bool:
     )
 
 
-def _with_mask_dim_classes(cfg: CfgNode) -> CfgNode:
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = cfg.MODEL.SEM_SEG_HEAD.MASK_DIM
-    return cfg
-
-
 @register(SEM_SEG_HEADS_REGISTRY, "BasePixelDecoder")
-def _base_pixel_decoder(cfg: CfgNode, input_shape: Shapes) -> BasePixelDecoder:
+def build_base_pixel_decoder(cfg: CfgNode, input_shape: Shapes) -> BasePixelDecoder:
+    """The paper's pixel decoder, a light feature pyramid."""
     return BasePixelDecoder(**_pixel_decoder_arguments(cfg, input_shape))
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "TransformerEncoderPixelDecoder")
-def _transformer_encoder_pixel_decoder(
+def build_transformer_encoder_pixel_decoder(
     cfg: CfgNode, input_shape: Shapes
 ) -> TransformerEncoderPixelDecoder:
-    options = cfg.MODEL.MASK_FORMER
+    """The pixel decoder of the panoptic models, with transformer encoder layers at its start."""
     _check_width(cfg, "MODEL.SEM_SEG_HEAD.CONVS_DIM")
     check_at_least(cfg, 0, "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS")
     return TransformerEncoderPixelDecoder(
         **_pixel_decoder_arguments(cfg, input_shape),
         encoder_layers=cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS,
-        num_heads=options.NHEADS,
-        feedforward=options.DIM_FEEDFORWARD,
-        dropout=options.DROPOUT,
-        pre_norm=options.PRE_NORM,
+        **arguments_from(cfg.MODEL.MASK_FORMER, LAYER_ARGUMENTS),
     )
 
 
@@ -241,11 +222,30 @@ def _check_width(cfg: CfgNode, key: str) -> None:
         )
 
 
+def check_query_for_each_class(cfg: CfgNode, key: str, value: str) -> None:
+    """Refuses another number of queries than of classes, which the value of a key asks for."""
+    queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if queries != classes:
+        raise InputError(
+            f"{key} is {value!r}, in which query k answers for class k, but "
+            f"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is {queries} and "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES {classes}; make them equal"
+        )
+
+
 def check_at_least(cfg: CfgNode, minimum: int, *keys: str) -> None:
     """Refuses values below the minimum by the names of their keys."""
     for key in keys:
         if _value(cfg, key) < minimum:
             raise InputError(f"{key} is {_value(cfg, key)}; it must be at least {minimum}")
+
+
+def check_one_of(cfg: CfgNode, key: str, *allowed: str) -> None:
+    """Refuses another value than those allowed by the name of its key."""
+    if _value(cfg, key) not in allowed:
+        choice = " or ".join(map(repr, allowed))
+        raise InputError(f"{key} is {_value(cfg, key)!r}; give {choice}")
 
 
 def _value(cfg: CfgNode, key: str) -> Any:

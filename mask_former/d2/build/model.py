@@ -11,20 +11,10 @@ from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
-    Backbone,
     SemanticSegmentor,
 )
 from torch import nn
 
-from ..errors import InputError
-from .head import check_at_least
-from ..gradient_checkpointing import recompute_blocks
-from .registry import (
-    CRITERION_REGISTRY,
-    MATCHER_REGISTRY,
-    get,
-    register,
-)
 from ...functional.matching import bipartite_matching, fixed_matching
 from ...functional.points import PointOptions
 from ...modeling.criterion import Matcher, SetCriterion
@@ -32,6 +22,11 @@ from ...modeling.head import MaskFormerHead, takes_padding
 from ...modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 from ...modeling.swin import SwinTransformer
 from ...structures import InferenceOptions, LossWeights
+from ..config import INFERENCE_ARGUMENTS, POINT_ARGUMENTS, WEIGHT_ARGUMENTS, arguments_from
+from ..errors import InputError
+from ..gradient_checkpointing import recompute_blocks
+from .head import check_at_least, check_one_of, check_query_for_each_class
+from .registry import CRITERION_REGISTRY, MATCHER_REGISTRY, get, register
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
@@ -50,7 +45,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
     return model
 
 
-def _compile(model: nn.Module) -> None:
+def _compile(model: Any) -> None:
     """Backbone and head, in place, which keeps the keys of the state dict.
 
     Another size of images compiles a second time, then for sizes at large; but Swin, for which that
@@ -66,9 +61,8 @@ def _compile(model: nn.Module) -> None:
 
 def _semantic_segmentor_arguments(cfg: CfgNode) -> dict[str, Any]:
     """Constructor arguments of Detectron2's meta-architecture, which serves the baselines."""
-    backbone = _backbone(cfg)
-    head = _head(cfg, backbone)
-    if isinstance(head, MaskFormerHead):
+    arguments = _network_arguments(cfg)
+    if isinstance(arguments["sem_seg_head"], MaskFormerHead):
         raise InputError(
             f"MODEL.SEM_SEG_HEAD.NAME {cfg.MODEL.SEM_SEG_HEAD.NAME!r} gives masks and classes, "
             'which MODEL.META_ARCHITECTURE "SemanticSegmentor" cannot train; use "MaskFormer"'
@@ -79,34 +73,14 @@ def _semantic_segmentor_arguments(cfg: CfgNode) -> dict[str, Any]:
             '"SemanticSegmentor" does not know; turn it off: its losses leave ignored pixels out '
             "as they are"
         )
-    return {
-        "backbone": backbone,
-        "sem_seg_head": head,
-        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": cfg.MODEL.PIXEL_STD,
-    }
-
-
-def _backbone(cfg: CfgNode) -> Backbone:
-    # Detectron2's build_backbone would take another package's component of the same name.
-    build = get(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
-    backbone = build(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
-    if cfg.MODEL.RESNETS.USE_CHECKPOINT:
-        recompute_blocks(backbone)
-    return backbone
-
-
-def _head(cfg: CfgNode, backbone: Backbone) -> nn.Module:
-    name = cfg.MODEL.SEM_SEG_HEAD.NAME
-    build = get(SEM_SEG_HEADS_REGISTRY, name, "MODEL.SEM_SEG_HEAD.NAME")
-    return build(cfg, backbone.output_shape())
+    return arguments
 
 
 def mask_former_arguments(cfg: CfgNode) -> dict[str, Any]:
-    """Constructor arguments of the meta-architecture."""
+    """Constructor arguments of our meta-architecture."""
     options = cfg.MODEL.MASK_FORMER
-    backbone = _backbone(cfg)
-    head = _head(cfg, backbone)
+    arguments = _network_arguments(cfg)
+    head = arguments["sem_seg_head"]
     if isinstance(head, (PerPixelBaselineHead, PerPixelBaselinePlusHead)):
         raise InputError(
             f"MODEL.SEM_SEG_HEAD.NAME {cfg.MODEL.SEM_SEG_HEAD.NAME!r} classifies pixels, which "
@@ -118,52 +92,48 @@ def mask_former_arguments(cfg: CfgNode) -> dict[str, Any]:
             f"{cfg.MODEL.SEM_SEG_HEAD.NAME!r} has no argument `padding` in its forward; turn "
             "the key off, or use MaskFormerHead"
         )
-    size_divisibility = options.SIZE_DIVISIBILITY
+    divisor = options.SIZE_DIVISIBILITY
     return {
-        "backbone": backbone,
-        "sem_seg_head": head,
+        **arguments,
         "criterion": build_criterion(cfg),
-        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": cfg.MODEL.PIXEL_STD,
-        "size_divisibility": (
-            backbone.size_divisibility if size_divisibility < 0 else size_divisibility
-        ),
+        "size_divisibility": arguments["backbone"].size_divisibility if divisor < 0 else divisor,
         "inference": _inference_options(cfg),
         "valid_mask": options.VALID_MASK,
     }
 
 
+def _network_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Backbone, head and normalisation, which both meta-architectures take under these names."""
+    # Detectron2's build_backbone would take another package's component of the same name.
+    build = get(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    backbone = build(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+    if cfg.MODEL.RESNETS.USE_CHECKPOINT:
+        recompute_blocks(backbone)
+    build = get(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
+    return {
+        "backbone": backbone,
+        "sem_seg_head": build(cfg, backbone.output_shape()),
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+    }
+
+
 def _inference_options(cfg: CfgNode) -> InferenceOptions:
-    options = cfg.MODEL.MASK_FORMER.TEST
-    if not (options.SEMANTIC_ON or options.PANOPTIC_ON or options.INSTANCE_ON):
+    options, prefix = cfg.MODEL.MASK_FORMER.TEST, "MODEL.MASK_FORMER.TEST"
+    by_segments = options.PANOPTIC_ON or options.INSTANCE_ON
+    if not (options.SEMANTIC_ON or by_segments):
         raise InputError(
-            "MODEL.MASK_FORMER.TEST has SEMANTIC_ON, PANOPTIC_ON and INSTANCE_ON all False: the "
-            "model would give no result; turn at least one on"
+            f"{prefix} has SEMANTIC_ON, PANOPTIC_ON and INSTANCE_ON all False: the model would "
+            "give no result; turn at least one on"
         )
-    if options.SEMANTIC_INFERENCE not in ("marginal", "general"):
-        raise InputError(
-            f"MODEL.MASK_FORMER.TEST.SEMANTIC_INFERENCE is {options.SEMANTIC_INFERENCE!r}; give "
-            "'marginal' or 'general'"
-        )
-    if options.SEM_SEG_OUTPUT not in ("scores", "labels"):
-        raise InputError(
-            f"MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT is {options.SEM_SEG_OUTPUT!r}; give 'scores' "
-            "or 'labels'"
-        )
-    return InferenceOptions(
-        semantic=options.SEMANTIC_ON,
-        semantic_labels=options.SEM_SEG_OUTPUT == "labels",
-        panoptic=options.PANOPTIC_ON,
-        instance=options.INSTANCE_ON,
+    check_one_of(cfg, f"{prefix}.SEMANTIC_INFERENCE", "marginal", "general")
+    check_one_of(cfg, f"{prefix}.SEM_SEG_OUTPUT", "scores", "labels")
+    inference = InferenceOptions(**arguments_from(options, INFERENCE_ARGUMENTS))
+    return inference._replace(
         general_semantic=options.SEMANTIC_INFERENCE == "general",
-        upsample_masks_first=(
-            options.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE
-            or options.PANOPTIC_ON
-            or options.INSTANCE_ON
-        ),
-        thing_ids=_thing_ids(cfg) if options.PANOPTIC_ON or options.INSTANCE_ON else (),
-        object_mask_threshold=options.OBJECT_MASK_THRESHOLD,
-        overlap_threshold=options.OVERLAP_THRESHOLD,
+        semantic_labels=options.SEM_SEG_OUTPUT == "labels",
+        upsample_masks_first=inference.upsample_masks_first or by_segments,
+        thing_ids=_thing_ids(cfg) if by_segments else (),
         max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
     )
 
@@ -196,50 +166,37 @@ def build_criterion(cfg: CfgNode) -> nn.Module:
     return build(cfg, matcher)
 
 
-def _loss_weights(cfg: CfgNode) -> LossWeights:
-    options = cfg.MODEL.MASK_FORMER
-    return LossWeights(mask=options.MASK_WEIGHT, dice=options.DICE_WEIGHT)
-
-
-def _point_options(cfg: CfgNode) -> PointOptions | None:
-    """Where masks are scored; None: at all pixels."""
-    prefix, options = "MODEL.MASK_FORMER", cfg.MODEL.MASK_FORMER
-    check_at_least(cfg, 0, f"{prefix}.TRAIN_NUM_POINTS", f"{prefix}.IMPORTANCE_SAMPLE_RATIO")
-    check_at_least(cfg, 1, f"{prefix}.OVERSAMPLE_RATIO")
-    share = options.IMPORTANCE_SAMPLE_RATIO
-    if share > 1:
-        raise InputError(f"{prefix}.IMPORTANCE_SAMPLE_RATIO is {share}; it must be at most 1")
-    if options.TRAIN_NUM_POINTS == 0:
-        return None
-    return PointOptions(options.TRAIN_NUM_POINTS, options.OVERSAMPLE_RATIO, share)
-
-
 @register(MATCHER_REGISTRY, "bipartite")
-def _bipartite_matcher(cfg: CfgNode) -> Matcher:
+def build_bipartite_matcher(cfg: CfgNode) -> Matcher:
+    """The assignment of least cost, with the weights of the losses."""
     return partial(bipartite_matching, weights=_loss_weights(cfg))
 
 
 @register(MATCHER_REGISTRY, "fixed")
-def _fixed_matcher(cfg: CfgNode) -> Matcher:
-    queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
-    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if queries != classes:
-        raise InputError(
-            f'MODEL.MASK_FORMER.MATCHER is "fixed", in which query k answers for class k, but '
-            f"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is {queries} and "
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES {classes}; make them equal"
-        )
+def build_fixed_matcher(cfg: CfgNode) -> Matcher:
+    """Query k for class k."""
+    check_query_for_each_class(cfg, "MODEL.MASK_FORMER.MATCHER", "fixed")
     return fixed_matching
 
 
 @register(CRITERION_REGISTRY, "SetCriterion")
-def _set_criterion(cfg: CfgNode, matcher: Matcher) -> SetCriterion:
-    weights = ("NO_OBJECT_WEIGHT", "MASK_WEIGHT", "DICE_WEIGHT")
-    check_at_least(cfg, 0, *(f"MODEL.MASK_FORMER.{name}" for name in weights))
+def build_set_criterion(cfg: CfgNode, matcher: Matcher) -> SetCriterion:
+    """The paper's losses."""
+    options, prefix = cfg.MODEL.MASK_FORMER, "MODEL.MASK_FORMER"
+    at_least_0 = ("NO_OBJECT_WEIGHT", *WEIGHT_ARGUMENTS, "TRAIN_NUM_POINTS")
+    check_at_least(cfg, 0, *(f"{prefix}.{key}" for key in (*at_least_0, "IMPORTANCE_SAMPLE_RATIO")))
+    check_at_least(cfg, 1, f"{prefix}.OVERSAMPLE_RATIO")
+    if (share := options.IMPORTANCE_SAMPLE_RATIO) > 1:
+        raise InputError(f"{prefix}.IMPORTANCE_SAMPLE_RATIO is {share}; it must be at most 1")
+    points = PointOptions(options.TRAIN_NUM_POINTS, **arguments_from(options, POINT_ARGUMENTS))
     return SetCriterion(
         num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         matcher=matcher,
         weights=_loss_weights(cfg),
-        no_object_weight=cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT,
-        points=_point_options(cfg),
+        no_object_weight=options.NO_OBJECT_WEIGHT,
+        points=points if points.number else None,
     )
+
+
+def _loss_weights(cfg: CfgNode) -> LossWeights:
+    return LossWeights(**arguments_from(cfg.MODEL.MASK_FORMER, WEIGHT_ARGUMENTS))

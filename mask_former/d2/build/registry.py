@@ -6,14 +6,13 @@ A config names a component, a builder makes it. Another project enters its own w
     def my_matcher(cfg): ...
 """
 
-import difflib
 import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 from detectron2.utils.registry import Registry
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 
 Builder = TypeVar("Builder", bound=Callable)
 
@@ -59,15 +58,10 @@ def get(registry: Registry, name: str, key: str) -> Callable:
     """
     ours = _ours.get((registry._name, name))
     if ours is None and name not in registry:
-        raise InputError(_unknown(registry, name, key))
+        known = sorted(known for known, _ in registry)
+        hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
+        raise InputError(f"{key}: nobody has registered {name!r} as {registry._name}{hint}")
     return registry.get(name) if ours is None else ours
-
-
-def _unknown(registry: Registry, name: str, key: str) -> str:
-    known = sorted(known for known, _ in registry)
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
-    return f"{key}: nobody has registered {name!r} as {registry._name}; {hint}"
 
 
 def report_taken(data_sets: list[str]) -> None:

@@ -123,7 +123,7 @@ def test_it_is_refused_by_name(case):
 
 @pytest.mark.parametrize("name", ["MaskFormerHead", "PerPixelBaselineHead"])
 def test_a_head_is_no_pixel_decoder_of_itself(name):
-    with pytest.raises(ValueError, match=f"{name}.*has one itself"):
+    with pytest.raises(InputError, match=f"{name}.*has one itself"):
         build_model(make_cfg({f"{HEAD}.PIXEL_DECODER_NAME": name}))
 
 
@@ -133,5 +133,5 @@ def test_the_contract_of_pixel_decoders():
         return nn.Identity()
 
     cfg = make_cfg({f"{HEAD}.PIXEL_DECODER_NAME": "test_build_not_a_pixel_decoder"})
-    with pytest.raises(ValueError, match="Identity has no method forward_features"):
+    with pytest.raises(InputError, match="Identity has no method forward_features"):
         build_pixel_decoder(cfg, {})

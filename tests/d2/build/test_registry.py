@@ -13,7 +13,7 @@ from mask_former.functional.matching import fixed_matching
 from mask_former.structures import MaskPrediction
 from tests.d2.tiny_models import MASK_FORMER, image, make_cfg
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BESIDE_ANOTHER_PACKAGE = """
 import logging, sys
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
