@@ -3,10 +3,9 @@
 import torch
 
 from benchmarks.host_reads import HostReads, host_reads
-from mask_former.functional import banding
 
 
-def test_reads_are_counted():
+def test_reads_are_counted() -> None:
     x = torch.tensor([1.0, 2.0])
     with HostReads() as reads:
         _ = x + x
@@ -18,15 +17,13 @@ def test_reads_are_counted():
         assert reads.count == 6
 
 
-def test_work_runs_as_on_a_device_and_uncompiled():
+def test_work_runs_uncompiled() -> None:
     seen = []
 
     @torch.compile
-    def work():
+    def work() -> torch.Tensor:
         seen.append(torch.compiler.is_compiling())
-        seen.append(banding.reading_is_free(torch.device("cpu")))
         return torch.ones(3).cpu()
 
     assert host_reads(work) == 1
-    assert seen == [False, False]
-    assert banding.reading_is_free(torch.device("cpu"))
+    assert seen == [False]
