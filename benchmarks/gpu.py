@@ -95,7 +95,7 @@ def cuda_tests(folder: str) -> str:
 
 
 def train_on_shapes(folder: Path, tiny: bool) -> Row:
-    """mIoU and seconds of a short training in bfloat16 on the synthetic data set."""
+    """The mIoU and the seconds of a short training in bfloat16 on the synthetic data set."""
     number, iterations = (8, 2) if tiny else (600, 400)
     draw = [sys.executable, str(ROOT / "datasets" / "prepare_shapes.py")]
     for split, images in (("train", number), ("val", max(2, number // 12)), ("dev", 1)):

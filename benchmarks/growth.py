@@ -24,7 +24,11 @@ def exponents(rows: Sequence[Row]) -> list[Row]:
         for figure in ("ms", "live MiB") if value else ():
             lines[path, row["side"], figure].append((int(value), row[figure]))
     return [
-        {"case": path, "side": side, "of": figure, "exponent": np.polyfit(*np.log(line).T, 1)[0]}
+        {"case": path, "side": side, "of": figure, "exponent": _slope(*np.log(line).T)}
         for (path, side, figure), line in lines.items()
         if len(line) > 1
     ]
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.polyfit(x, y, 1)[0])

@@ -23,13 +23,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_leaves
@@ -48,7 +48,10 @@ class Side:
     """A process that builds one side of a case and runs it whenever it is asked to."""
 
     def __init__(self, case: str, name: str, threads: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.measure", case, name, str(threads)]
+        self.name, command = (
+            f"{case}, {name}",
+            [sys.executable, "-m", "benchmarks.measure", case, name, str(threads)],
+        )
         pipe, quiet = subprocess.PIPE, {"KINETO_LOG_LEVEL": "99", "PYTHONWARNINGS": "ignore"}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | quiet, stdin=pipe, stdout=pipe, text=True
@@ -62,7 +65,7 @@ class Side:
         print(what, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.process.args[3:5]} ended with {self.process.wait()}")
+            raise RuntimeError(f"{self.name}: its process ended with {self.process.wait()}")
         return json.loads(line)
 
 
@@ -97,13 +100,8 @@ def timed(work: Work) -> Row:
     # Not ru_maxrss, which counts what the parent held when it started the process.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     resident = sum(map(int, re.findall(r"VmHWM:\s+(\d+) kB", status))) / 1024
-    faults = after.ru_minflt - before.ru_minflt
-    return {
-        "ms": 1000 * wall,
-        "processor ms": 1000 * processor,
-        "faults": faults,
-        "resident MiB": resident,
-    }
+    pages = {"faults": after.ru_minflt - before.ru_minflt, "resident MiB": resident}
+    return {"ms": 1000 * wall, "processor ms": 1000 * processor} | pages
 
 
 def inspected(work: Work, dtype: torch.dtype) -> Row:
@@ -115,10 +113,8 @@ def inspected(work: Work, dtype: torch.dtype) -> Row:
     # Fused kernels of attention would not be counted.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         reads = host_reads(work)
-    flops, rate = counter.get_total_flops(), matrix_rate(dtype)
-    return {"live MiB": live, "reads": reads, "GFLOPs": flops / 1e9, "rate": rate / 1e9} | {
-        "magnitudes": magnitudes
-    }
+    work_done = {"GFLOPs": counter.get_total_flops() / 1e9, "rate": matrix_rate(dtype) / 1e9}
+    return {"live MiB": live, "reads": reads, "magnitudes": magnitudes} | work_done
 
 
 def compare(case: str, threads: int = 1, rounds: int = 3) -> list[Row]:
@@ -197,15 +193,12 @@ def peak_mib(work: Work) -> float:
         result = work()
     del result
     events = [
-        (event.start_ns(), event.nbytes())
+        event
         for event in profiler.profiler.kineto_results.events()
-        if event.name() == "[memory]" and event.device_type() == DeviceType.CPU
+        if event.name() == "[memory]" and event.device_type().name == "CPU"
     ]
-    live = peak = 0
-    for _, num_bytes in sorted(events, key=lambda event: event[0]):
-        live += num_bytes
-        peak = max(peak, live)
-    return peak / 2**20
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate((event.nbytes() for event in events), initial=0)) / 2**20
 
 
 if __name__ == "__main__":

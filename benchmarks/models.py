@@ -8,7 +8,9 @@ on how many are. Their labels come from scores that are summed at a quarter of t
 resized, which is less work and not the paper's number.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +78,7 @@ def our_work(model: str, work: str, compiled: bool, images: Tensor, shape: Shape
     options.SEMANTIC_ON, options.PANOPTIC_ON = work != "panoptic", work == "panoptic"
     options.SEM_SEG_OUTPUT = "labels"
     options.OBJECT_MASK_THRESHOLD, options.OVERLAP_THRESHOLD = THRESHOLD, 0.0
-    ours = build_model(cfg).train(work == "train")
+    ours: Any = build_model(cfg).train(work == "train")
     if work == "train":
         inputs = training_inputs(shape)
         return lambda: torch.stack(list(ours(inputs).values())).sum().backward()
@@ -87,7 +89,7 @@ def our_work(model: str, work: str, compiled: bool, images: Tensor, shape: Shape
 
 def their_work(model: str, work: str, compiled: bool, images: Tensor, shape: Shape) -> Work:
     """The same by transformers, from images that are normalised already."""
-    import transformers as t
+    t: Any = import_module("transformers")
 
     backbone = t.ResNetConfig if model == "R50" else t.SwinConfig
     options = t.MaskFormerConfig(

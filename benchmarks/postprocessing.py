@@ -33,19 +33,27 @@ def build(case: str, side: str) -> Work:
     shape = SHAPES[name] if name in SHAPES else shape_named(name)
     size, things = (shape.height, shape.width), frozenset(range(shape.classes // 2))
     padded = -(-shape.height // 32) * 32, -(-shape.width // 32) * 32
-    class_logits, *embeds = random_head(shape, padded)
+    class_logits, mask_embed, pixel_embed = random_head(shape, padded)
 
     def ours() -> Tensor:
-        masks = lazy_masks(*embeds, padded, size, size)
+        masks = lazy_masks(mask_embed, pixel_embed, padded, size, size)
         if result == "panoptic":
             return panoptic_inference(class_logits, masks, things, **THRESHOLDS)[0]
         return semantic_inference(class_logits, masks, labels=result == "labels")
 
     def plain() -> Tensor:
-        masks = torch.einsum("qd,dhw->qhw", *embeds)
-        kind = {"panoptic": result == "panoptic", "semantic": result != "panoptic"}
-        options = {"thing_ids": things, **THRESHOLDS, **kind}
-        found = reference.results(class_logits, masks, padded, size, size, **options)
+        masks = torch.einsum("qd,dhw->qhw", mask_embed, pixel_embed)
+        found = reference.results(
+            class_logits,
+            masks,
+            padded,
+            size,
+            size,
+            semantic=result != "panoptic",
+            panoptic=result == "panoptic",
+            thing_ids=things,
+            **THRESHOLDS,
+        )
         if result == "panoptic":
             return found["panoptic_seg"][0]
         return found["sem_seg"].argmax(0) if result == "labels" else found["sem_seg"]

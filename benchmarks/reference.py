@@ -72,8 +72,7 @@ def pairwise_focal(x: Tensor, g: Tensor) -> Tensor:
 def pairwise_dice(x: Tensor, g: Tensor) -> Tensor:
     """Dice cost [Q, N] of logits [Q, P] and masks [N, P]."""
     p = x.sigmoid()
-    numerator = 2 * torch.einsum("qp,np->qn", p, g)
-    denominator = p.sum(-1)[:, None] + g.sum(-1)[None, :]
+    numerator, denominator = 2 * torch.einsum("qp,np->qn", p, g), p.sum(-1)[:, None] + g.sum(-1)
     return 1 - (numerator + 1) / (denominator + 1)
 
 
@@ -175,7 +174,7 @@ def panoptic_loop(
     owner = (scores.view(-1, 1, 1) * masks).argmax(0)
     stuff: dict[int, int] = {}
     for k in range(len(labels)):
-        label = labels[k].item()
+        label = int(labels[k].item())
         area, original = (owner == k).sum().item(), (masks[k] >= 0.5).sum().item()
         if area == 0 or original == 0 or area / original < overlap_threshold:
             continue

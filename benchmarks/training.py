@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from benchmarks import reference
 from benchmarks.criterion import Shape, random_targets
 from benchmarks.measure import ROOT, Work, device
-from mask_former import add_mask_former_config
 from mask_former.d2.allocation import keep_freed_memory
 from mask_former.d2.build.model import build_model
+from mask_former.d2.config import add_mask_former_config
 from mask_former.d2.solver import build_optimizer
 from mask_former.structures import LossWeights
 
@@ -41,7 +41,7 @@ def build(case: str, side: str) -> Work:
     name = case.split("/")[1]
     cfg = config(CONFIGS[name])
     cfg.SOLVER.BASE_LR = 0.0
-    model = build_model(cfg).train()
+    model: Any = build_model(cfg).train()
     if side == "reference":
         options = cfg.MODEL.MASK_FORMER
         weights = LossWeights(mask=options.MASK_WEIGHT, dice=options.DICE_WEIGHT)

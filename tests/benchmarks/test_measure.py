@@ -70,7 +70,9 @@ def test_sides_run_in_their_own_processes_and_agree() -> None:
 
 
 def test_a_side_that_cannot_run_is_named() -> None:
-    with pytest.raises(RuntimeError, match=r"criterion/colour=3.*reference.*ended with 1"):
+    with pytest.raises(
+        RuntimeError, match=r"criterion/colour=3.*reference.*its process ended with 1"
+    ):
         measure.compare("criterion/colour=3")
 
 
