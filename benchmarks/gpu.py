@@ -24,23 +24,18 @@ from benchmarks.measure import ROOT, Row, compare, table
 
 MINUTES = 9.0
 RESERVE = 60  # seconds that a case may take
-DTYPES = ("float32", "bfloat16")
-WORKS = ("semantic/8", "panoptic/8", "train/8")
+BOTH = ("float32", "bfloat16")
 CASES = (
-    *(f"criterion/{shape}/{dtype}" for shape in ("coco", "ade20k") for dtype in DTYPES),
+    *(f"criterion/coco/{dtype}" for dtype in BOTH),
+    *(f"postprocessing/panoptic/1080p-133/{dtype}" for dtype in BOTH),
+    *(f"postprocessing/semantic/ade20k/{dtype}" for dtype in BOTH),
     *(
-        f"postprocessing/{result}/{shape}/{dtype}"
-        for result in ("panoptic", "semantic")
-        for shape in ("ade20k", "1080p-133")
-        for dtype in DTYPES
-    ),
-    *(
-        f"models/{model}/{work}/{dtype}/{mode}"
+        f"models/R50/{work}/{dtype}/{mode}"
         for mode in ("eager", "compiled")
-        for model in models.MODELS
-        for work in WORKS
-        for dtype in DTYPES
+        for work in ("panoptic/8", "train/8")
+        for dtype in BOTH
     ),
+    *(f"models/Swin-T/panoptic/8/bfloat16/{mode}" for mode in ("eager", "compiled")),
 )
 TINY = ("criterion/size=32/bfloat16", "models/R50/panoptic/1/bfloat16/eager/64")
 

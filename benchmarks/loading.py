@@ -9,9 +9,10 @@ import os
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.datasets import load_sem_seg
+from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
@@ -35,11 +36,8 @@ def build(case: str, side: str) -> Work:
     mapper_class, file = MAPPERS[name]
     cfg = config(file)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 151  # ADE20K's label files begin with no class, 0
-    mapper: Any = getattr(mask_former, mapper_class)
-    mapper = mapper(cfg, True)
-    samples = (
-        ade20k_samples() if name == "semantic" else DatasetCatalog.get("coco_2017_val_panoptic")
-    )
+    mapper: Any = getattr(mask_former, mapper_class)(cfg, True)
+    samples = read_samples(name)
 
     def work() -> None:
         for seed in range(DRAWS):
@@ -50,11 +48,15 @@ def build(case: str, side: str) -> Work:
     return work
 
 
-def ade20k_samples() -> list[dict[str, Any]]:
-    """Pictures and label files as the data set comes."""
-    root = os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "ADEChallengeData2016")
-    folders = (os.path.join(root, kind, "validation") for kind in ("annotations", "images"))
-    return load_sem_seg(*folders, gt_ext="png", image_ext="jpg")
+def read_samples(name: str) -> list[dict[str, Any]]:
+    """The pictures that there are and their labels, as the data sets come."""
+    root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+    if name == "semantic":
+        kinds = (f"{root}/ADEChallengeData2016/{kind}" for kind in ("annotations", "images"))
+        return load_sem_seg(*(f"{kind}/validation" for kind in kinds), "png", "jpg")
+    classes = MetadataCatalog.get("coco_2017_val_panoptic").as_dict()
+    parts = ("annotations/panoptic_val2017.json", "val2017", "panoptic_val2017")
+    return load_coco_panoptic_json(*(f"{root}/coco/{part}" for part in parts), classes)
 
 
 def read_and_transform(mapper: Any, sample: dict[str, Any]) -> None:

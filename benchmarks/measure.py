@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
@@ -48,21 +49,19 @@ class Side:
     """A process that builds one side of a case and runs it whenever it is asked to."""
 
     def __init__(self, case: str, name: str, threads: int) -> None:
-        self.name, command = (
-            f"{case}, {name}",
-            [sys.executable, "-m", "benchmarks.measure", case, name, str(threads)],
-        )
+        self.name = f"{case}, {name}"
+        command = [sys.executable, "-m", "benchmarks.measure", case, name, str(threads)]
         pipe, quiet = subprocess.PIPE, {"KINETO_LOG_LEVEL": "99", "PYTHONWARNINGS": "ignore"}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | quiet, stdin=pipe, stdout=pipe, text=True
         )
-        self.ask("build")
 
     def ask(self, what: str) -> Row:
         """Sends ``build``, ``run`` or ``inspect`` and waits for the figures."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(what, file=self.process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # of a process that has ended
+            print(what, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name}: its process ended with {self.process.wait()}")
@@ -123,10 +122,11 @@ def compare(case: str, threads: int = 1, rounds: int = 3) -> list[Row]:
     Raises:
         RuntimeError: a side cannot run, or gives another result than the reference.
     """
-    names, sides = module_of(case).SIDES, []
+    names = module_of(case).SIDES
+    sides = [Side(case, name, threads) for name in names]  # which start at the same time
     try:
-        for name in names:
-            sides.append(Side(case, name, threads))
+        for side in sides:
+            side.ask("build")
         runs = [[side.ask("run") for side in sides] for _ in range(rounds)]
         last = [side.ask("inspect") for side in sides]
     finally:

@@ -56,7 +56,7 @@ def test_pictures_that_are_missing_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="annotations/validation"):
+    with pytest.raises(FileNotFoundError, match="ADEChallengeData2016"):
         loading.build("loading/semantic", "ours")
 
 
