@@ -4,7 +4,7 @@ VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 DEMO_ARGS ?=
 
-.PHONY: setup demo test lint check
+.PHONY: setup demo test lint check gpu
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -32,3 +32,7 @@ lint: $(INSTALLED)
 	.venv/bin/mypy
 
 check: lint test
+
+# On a machine with a CUDA device, within nine minutes.
+gpu: $(INSTALLED)
+	$(VENV_PYTHON) -m benchmarks.gpu output/gpu

@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from mask_former.d2.allocation import keep_freed_memory
 from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
@@ -130,6 +131,7 @@ def run_on_all_gpus(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     arguments = argument_parser().parse_args()
     print("Command Line Args:", arguments)
     run_on_all_gpus(arguments)

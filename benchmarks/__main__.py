@@ -1,85 +1,113 @@
-"""All comparisons one after another in one run, then whether our bars hold.
+"""All comparisons, or some, one after another, and whether our bars hold.
 
-``python -m benchmarks FOLDER [--threads N]``, from the root of the checkout, after
-``pip install -e ".[benchmark]"``. Each comparison writes its figures into the folder as soon as it
-ends; the bars are read from there. Takes two hours on one CPU core.
+``python -m benchmarks FOLDER [--bars] [CASE ...]``, from the root of the checkout. Figures are
+written into the folder after each case. A case is named by its path or by the beginning of it.
 """
 
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tabulate import tabulate
+import torch
 
-from benchmarks import criterion, end_to_end, postprocessing, scaling
+from benchmarks import growth, models
+from benchmarks.measure import Row, compare, module_of, table
 
-Rows = list[dict[str, Any]]
-
-BOTH_MODES = ("--modes", "eager", "compiled")
-RUNS = {
-    "criterion": (criterion, ()),
-    "postprocessing": (postprocessing, ()),
-    "inference": (end_to_end, BOTH_MODES),
-    "training": (end_to_end, ("--train", *BOTH_MODES)),
-    "scaling": (scaling, ("--plot", "{folder}/scaling.png")),
-}
+GROUPS = ("criterion", "postprocessing", "training", "loading", "overlay", "models", "growth")
 
 
 class Bar(NamedTuple):
-    """What a figure may be at most."""
+    """What the ratio of one side may be, at most, over some cases."""
 
     what: str
-    figure: float
+    cases: tuple[str, ...]
+    side: str
+    ratio: str
     allowed: float
+    summary: Callable[[Sequence[float]], float] = max
+
+
+COCO, ADE20K = ("criterion/coco",), ("postprocessing/semantic/ade20k",)
+PANOPTIC = tuple(f"postprocessing/panoptic/{n}" for n in ("ade20k", "640-133", "1080p-133"))
+WHOLE = (
+    *(f"models/{m}/{w}/float32/eager" for m in models.MODELS for w in models.WORKS[::2]),
+    "models/R50/panoptic/1/float32/compiled",
+)
+BARS = (
+    Bar("criterion, COCO, dense: time", COCO, "dense", "ms ratio", 0.25),
+    Bar("criterion, COCO, dense: memory", COCO, "dense", "live ratio", 0.06),
+    Bar("criterion, COCO, points: time", COCO, "points", "ms ratio", 0.06),
+    Bar("criterion, COCO, points: memory", COCO, "points", "live ratio", 0.05),
+    Bar("panoptic alone: time", PANOPTIC, "ours", "ms ratio", 0.2),
+    Bar("panoptic alone: memory", PANOPTIC, "ours", "live ratio", 0.15),
+    Bar("semantic, 512x683: time", ADE20K, "ours", "ms ratio", 0.7),
+    Bar("training step, ADE20K: time", ("training/ade20k",), "scripts", "ms ratio", 0.85),
+    Bar("training step, COCO: time", ("training/coco",), "scripts", "ms ratio", 0.75),
+    Bar("whole models, highest: time", WHOLE, "ours", "ms ratio", 0.95),
+    Bar("whole models, mean: time", WHOLE, "ours", "ms ratio", 0.80, statistics.geometric_mean),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs all, and prints the bars last."""
-    description = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser("python -m benchmarks", description=description)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="for the figures, as JSON")
-    parser.add_argument("--threads", default="1", help="of torch; default: %(default)s")
-    args = parser.parse_args(argv)
-    end_to_end.check_transformers()
+    """Prints the sides of each case as soon as they are measured, and the bars last."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="for the figures, as JSON")
+    add("cases", nargs="*", metavar="CASE", help="path of a case, or its beginning; default: all")
+    add("--bars", action="store_true", help="what the bars need: 15 minutes on one quiet core")
+    add("--threads", type=int, default=1, help="of torch; default: %(default)s")
+    add("--rounds", type=int, default=3, help="that are timed; default: %(default)s")
+    args = parser.parse_intermixed_args(argv)
+    needed = [case for bar in BARS for case in bar.cases] if args.bars else []
+    names = chosen(args.cases or ([] if args.bars else GROUPS)) + list(dict.fromkeys(needed))
+    if any(name.startswith("models/") for name in names):
+        models.check_transformers()
     args.folder.mkdir(parents=True, exist_ok=True)
-    for name, (script, options) in RUNS.items():
-        print(f"== {name}", flush=True)
-        argv = [option.format(folder=args.folder) for option in options]
-        path = args.folder / f"{name}.json"
-        script.main([*argv, "--threads", args.threads, "--json", str(path)])
-    rows = {name: json.loads((args.folder / f"{name}.json").read_text()) for name in RUNS}
-    held = [bar._asdict() | {"holds": bar.figure <= bar.allowed} for bar in bars(rows)]
-    print(tabulate(held, headers="keys", floatfmt=".3f"))
+    rows: list[Row] = []
+    for name in names:
+        try:
+            rows += compare(name, args.threads, args.rounds)
+        except RuntimeError as error:
+            print(f"not measured: {error}", flush=True)
+        else:
+            print(table([row for row in rows if row["case"] == name]), flush=True)
+            (args.folder / "figures.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    print(f"torch {torch.__version__}, {args.threads} threads, {args.rounds} rounds")
+    print(table(rows), table(growth.exponents(rows)), table(bars(rows)), sep="\n\n")
 
 
-def bars(rows: dict[str, Rows]) -> list[Bar]:
-    """The worst figure of each kind beside what is allowed, all of them ratios."""
-    coco = {row["method"]: row for row in rows["criterion"] if row["shape"] == "coco"}
-    results = rows["postprocessing"]
-    semantic = [row for row in results if (row["shape"], row["result"]) == ("ade20k", "semantic")]
-    panoptic = [row for row in results if row["result"] == "panoptic"]
-    maps = [row for row in results if row["result"] != "labels"]
-    whole = [row["time ratio"] for row in rows["inference"] + rows["training"]]
-    return [
-        Bar("criterion, COCO: dense, memory", coco["dense"]["memory ratio"], 0.12),
-        Bar("criterion, COCO: dense, time", coco["dense"]["time ratio"], 0.75),
-        Bar("criterion, COCO: dense losses alone, time", coco["losses"]["time ratio"], 0.70),
-        Bar("criterion, COCO: points, memory", coco["points"]["memory ratio"], 0.04),
-        Bar("criterion, COCO: points, time", coco["points"]["time ratio"], 0.10),
-        Bar("panoptic alone, time", worst(panoptic, "time ratio"), 0.2),
-        Bar("semantic, 512x683, 150 classes, time", worst(semantic, "time ratio"), 0.7),
-        Bar("scores and segments, peak over output", worst(maps, "over output"), 1.2),
-        Bar("whole models, float32, highest time", max(whole), 1.0),
-        Bar("whole models, float32, geometric mean", statistics.geometric_mean(whole), 0.8),
-    ]
+def chosen(given: Sequence[str]) -> list[str]:
+    """Names of cases; one that is given in full need not be among those of a whole run."""
+    names: list[str] = []
+    for name in given:
+        group, _, rest = name.partition("/")
+        if group not in GROUPS:
+            raise SystemExit(f"{name} is no case; cases begin with one of {', '.join(GROUPS)}")
+        known = module_of(name).CASES
+        begun = [case for case in known if f"{case}/".startswith(f"{name}/")]
+        names += begun or ([name] if rest else known)
+    return names
 
 
-def worst(rows: Rows, figure: str) -> float:
-    """The highest, of rows that have it: some are too large to be measured."""
-    return max(row[figure] for row in rows if row[figure] is not None)
+def bars(rows: Sequence[Row]) -> list[Row]:
+    """Each bar of which all cases were measured, and whether it holds."""
+    found = []
+    for bar in BARS:
+        measured = [row for row in rows if row["side"] == bar.side and row["case"] in bar.cases]
+        if len(measured) == len(bar.cases):
+            ratio = bar.summary([row[bar.ratio] for row in measured])
+            found.append(
+                {
+                    "bar": bar.what,
+                    "is": ratio,
+                    "allowed": bar.allowed,
+                    "holds": ratio <= bar.allowed,
+                }
+            )
+    return found
 
 
 if __name__ == "__main__":

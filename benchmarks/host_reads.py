@@ -11,18 +11,14 @@ from torch.overrides import TorchFunctionMode
 
 def host_reads(work: Callable[[], object]) -> int:
     """How often the host waits to read from the device; compiled parts run eagerly meanwhile."""
-    with torch.compiler.set_stance("force_eager"):
-        return _waits(work) if torch.cuda.is_available() else _reads(work)
-
-
-def _reads(work: Callable[[], object]) -> int:
-    with HostReads() as reads:
-        work()
-    return reads.count
-
-
-def _waits(work: Callable[[], object]) -> int:
-    with warnings.catch_warnings(record=True) as caught:
+    with (
+        torch.compiler.set_stance("force_eager"),
+        warnings.catch_warnings(record=True) as caught,
+        HostReads() as reads,
+    ):
+        if not torch.cuda.is_available():
+            work()
+            return reads.count
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
@@ -45,6 +41,7 @@ class HostReads(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        """Counts the call, then makes it."""
         name = getattr(func, "__name__", "")
         if name == "__getitem__":
             index = args[1] if isinstance(args[1], tuple) else (args[1],)

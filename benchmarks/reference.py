@@ -25,14 +25,7 @@ def criterion(
     weights: LossWeights,
     empty_weight: Tensor,
 ) -> dict[str, Tensor]:
-    """Weighted losses of all layers.
-
-    Args:
-        prediction: of L layers and B images.
-        targets: B of them, of one size [H, W].
-        weights: of the cost terms and the losses.
-        empty_weight: class weights [K+1].
-    """
+    """Weighted losses of all layers; targets are of one size, empty_weight [K+1] of classes."""
     # [L, B, Q, h, w]
     masks = torch.einsum("lbqd,bdhw->lbqhw", prediction.mask_embed, prediction.pixel_embed)
     num_masks = max(sum(len(target.labels) for target in targets), 1)
@@ -69,15 +62,9 @@ def match(
 
 def pairwise_focal(x: Tensor, g: Tensor) -> Tensor:
     """Focal cost [Q, N] of logits [Q, P] and masks [N, P]."""
-    p = x.sigmoid()
-    one = (
-        0.25
-        * (1 - p) ** 2
-        * F.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="none")
-    )
-    zero = (
-        0.75 * p**2 * F.binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction="none")
-    )
+    p, entropy = x.sigmoid(), F.binary_cross_entropy_with_logits
+    one = 0.25 * (1 - p) ** 2 * entropy(x, torch.ones_like(x), reduction="none")
+    zero = 0.75 * p**2 * entropy(x, torch.zeros_like(x), reduction="none")
     cost = torch.einsum("qp,np->qn", one, g) + torch.einsum("qp,np->qn", zero, 1 - g)
     return cost / x.shape[1]
 
@@ -85,8 +72,7 @@ def pairwise_focal(x: Tensor, g: Tensor) -> Tensor:
 def pairwise_dice(x: Tensor, g: Tensor) -> Tensor:
     """Dice cost [Q, N] of logits [Q, P] and masks [N, P]."""
     p = x.sigmoid()
-    numerator = 2 * torch.einsum("qp,np->qn", p, g)
-    denominator = p.sum(-1)[:, None] + g.sum(-1)[None, :]
+    numerator, denominator = 2 * torch.einsum("qp,np->qn", p, g), p.sum(-1)[:, None] + g.sum(-1)
     return 1 - (numerator + 1) / (denominator + 1)
 
 
@@ -140,19 +126,9 @@ def results(
     object_mask_threshold: float,
     overlap_threshold: float,
 ) -> dict[str, Any]:
-    """The result of one image.
+    """The result of one image of a size within a padded one; panoptic resizes masks, not scores.
 
-    Args:
-        class_logits: [Q, K+1]
-        mask_logits: [Q, h, w]
-        padded: height and width of the batch.
-        size: of the image in it.
-        output: of the result.
-        semantic: give ``sem_seg``.
-        panoptic: give ``panoptic_seg``; the masks are then resized before the semantic scores.
-        thing_ids: classes whose segments stay separate.
-        object_mask_threshold: as ``panoptic_inference``.
-        overlap_threshold: likewise.
+    class_logits are [Q, K+1], mask_logits [Q, h, w]; the last three as in ``panoptic_inference``.
     """
     masks = resize(mask_logits, padded)
     result: dict[str, Any] = {}
@@ -198,7 +174,7 @@ def panoptic_loop(
     owner = (scores.view(-1, 1, 1) * masks).argmax(0)
     stuff: dict[int, int] = {}
     for k in range(len(labels)):
-        label = labels[k].item()
+        label = int(labels[k].item())
         area, original = (owner == k).sum().item(), (masks[k] >= 0.5).sum().item()
         if area == 0 or original == 0 or area / original < overlap_threshold:
             continue

@@ -5,7 +5,7 @@ import torch
 from benchmarks.host_reads import HostReads, host_reads
 
 
-def test_reads_are_counted():
+def test_reads_are_counted() -> None:
     x = torch.tensor([1.0, 2.0])
     with HostReads() as reads:
         _ = x + x
@@ -17,11 +17,11 @@ def test_reads_are_counted():
         assert reads.count == 6
 
 
-def test_work_runs_as_on_a_device_and_uncompiled():
+def test_work_runs_uncompiled() -> None:
     seen = []
 
     @torch.compile
-    def work():
+    def work() -> torch.Tensor:
         seen.append(torch.compiler.is_compiling())
         return torch.ones(3).cpu()
 
