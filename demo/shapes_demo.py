@@ -33,7 +33,8 @@ from tabulate import tabulate
 
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_yaml
-from mask_former.d2.data.reading import read_image, read_panoptic_map, rgb_to_id
+from mask_former.d2.data.annotations import read_panoptic_map
+from mask_former.d2.data.reading import read_image
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml"
@@ -166,7 +167,7 @@ def draw_row(demo: VisualizationDemo, sample: dict[str, Any]) -> list[np.ndarray
     """The three pictures [SCALE H, SCALE W, 3], RGB, of one image."""
     image = read_image(sample, "BGR")
     segments = sample["segments_info"]
-    ids = rgb_to_id(read_panoptic_map(sample["pan_seg_file_name"], segments))
+    ids = read_panoptic_map(sample["pan_seg_file_name"], segments).ids
     predicted_ids, predicted = demo.predictor(image)["panoptic_seg"]
     large = cv2.resize(image, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
     return [

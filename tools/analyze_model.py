@@ -36,7 +36,7 @@ from tqdm import tqdm
 from mask_former.d2.build.model import build_model
 from mask_former.d2.config import load_config
 from mask_former.d2.data.checks import check_dataset
-from mask_former.d2.data.evaluation_mapper import EvaluationMapper
+from mask_former.d2.data.mappers import EvaluationMapper
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.errors import InputError
 from mask_former.d2.meta_arch import MaskFormer

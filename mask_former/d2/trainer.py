@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader
 from .build.model import build_model
 from .checkpoint import MaskFormerCheckpointer
 from .data.checks import check_dataset
-from .data.detr_mapper import DETRPanopticDatasetMapper
-from .data.evaluation_mapper import EvaluationMapper
-from .data.instance_mapper import MaskFormerInstanceDatasetMapper
 from .data.mappers import (
+    DETRPanopticDatasetMapper,
+    EvaluationMapper,
+    MaskFormerInstanceDatasetMapper,
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )

@@ -15,27 +15,33 @@ def semantic_target(sem_seg: Tensor, ignore_label: int) -> MaskTarget:
     """One segment for each class of a semantic label map.
 
     Args:
-        sem_seg: [H, W]; integer class ids.
+        sem_seg: [H, W]; integer class ids, quickest as bytes.
         ignore_label: the id of pixels that belong to no class.
 
     Returns:
         Classes in ascending order, and their masks; N = 0 if every pixel is ignored.
     """
-    present = torch.unique(sem_seg)
+    if sem_seg.dtype == torch.uint8:  # counting takes a tenth of the time of sorting
+        present = torch.bincount(sem_seg.flatten()).nonzero()[:, 0]
+    else:
+        present = torch.unique(sem_seg)
     labels = present[present != ignore_label]
-    return MaskTarget(labels.long(), labels[:, None, None] == sem_seg)
+    return MaskTarget(labels.long(), _where(sem_seg, labels))
 
 
-def panoptic_target(ids: Tensor, segment_ids: Tensor, labels: Tensor) -> MaskTarget:
-    """One segment for each listed id of a panoptic id map, in the order of the list.
+def panoptic_target(numbers: Tensor, labels: Tensor) -> MaskTarget:
+    """One segment for each of N classes; one that a crop removed keeps an empty mask.
 
     Args:
-        ids: [H, W]; the segment id of every pixel.
-        segment_ids: [N]; the segments to learn. One that a crop removed keeps its place, with an
-            empty mask.
+        numbers: [H, W], integer; a pixel of segment i has i + 1. Others, as 0, are in no mask.
         labels: [N]; the classes of the segments, 0..K-1.
     """
-    return MaskTarget(labels.long(), segment_ids[:, None, None] == ids)
+    return MaskTarget(labels.long(), _where(numbers, torch.arange(1, len(labels) + 1)))
+
+
+def _where(layer: Tensor, values: Tensor) -> Tensor:
+    """[N, H, W]; bool. NumPy compares bytes in a fifth of the time that PyTorch takes."""
+    return torch.from_numpy(values.to(layer.dtype).numpy()[:, None, None] == layer.numpy())
 
 
 def instance_target(masks: Tensor, labels: Tensor) -> MaskTarget:

@@ -88,7 +88,11 @@ def test_the_padding_of_a_mapper_is_known_to_the_model(tmp_path):
     Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(tmp_path / "image.png")
     Image.fromarray(labels).save(tmp_path / "labels.png")
     mapper = MaskFormerSemanticDatasetMapper(
-        augmentations=[], image_format="RGB", ignore_label=255, size_divisibility=48
+        augmentations=[],
+        image_format="RGB",
+        ignore_label=255,
+        size_divisibility=48,
+        valid_mask=True,
     )
     names = {"file_name": "image.png", "sem_seg_file_name": "labels.png"}
     x = mapper({key: str(tmp_path / name) for key, name in names.items()})

@@ -13,8 +13,9 @@ from mask_former.functional.targets import (
 from mask_former.structures import MaskTarget
 
 
-def test_semantic_target_by_hand():
-    sem_seg = torch.tensor([[7, 2, 255], [2, 255, 0]])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_semantic_target_by_hand(dtype: torch.dtype):
+    sem_seg = torch.tensor([[7, 2, 255], [2, 255, 0]], dtype=dtype)
 
     target = semantic_target(sem_seg, ignore_label=255)
 
@@ -46,10 +47,11 @@ def test_semantic_target_of_an_ignored_image_is_empty():
     assert target.masks.shape == (0, 4, 5)
 
 
-def test_panoptic_target_keeps_order_and_segments_without_pixels():
-    ids = torch.tensor([[9, 9, 0], [4, 4, 0]])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+def test_panoptic_target_keeps_order_and_segments_without_pixels(dtype: torch.dtype):
+    numbers = torch.tensor([[1, 1, 0], [3, 3, 4]], dtype=dtype)
 
-    target = panoptic_target(ids, torch.tensor([9, 300, 4]), torch.tensor([5, 1, 5]))
+    target = panoptic_target(numbers, torch.tensor([5, 1, 5]))
 
     assert target.labels.tolist() == [5, 1, 5]
     assert target.masks.int().tolist() == [
@@ -60,13 +62,10 @@ def test_panoptic_target_keeps_order_and_segments_without_pixels():
 
 
 def test_panoptic_target_without_segments_is_empty():
-    none = torch.zeros(0, dtype=torch.int64)
+    target = panoptic_target(torch.zeros(4, 5, dtype=torch.uint8), torch.zeros(0))
 
-    assert panoptic_target(torch.zeros(4, 5, dtype=torch.int64), none, none).masks.shape == (
-        0,
-        4,
-        5,
-    )
+    assert target.masks.shape == (0, 4, 5)
+    assert target.labels.dtype == torch.int64
 
 
 @pytest.mark.parametrize("size", [(2, 3), (5, 7), (9, 8), (1, 1)])

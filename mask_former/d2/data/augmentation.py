@@ -1,134 +1,152 @@
-"""The image and the labels of one sample on their way from files to the model.
+"""The image and the labels of one sample, changed alike: augmented, then padded."""
 
-One core for all label kinds: augment image and labels alike, pad, turn labels into segments.
-"""
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import NamedTuple
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-
+import cv2
 import numpy as np
 import torch
 from detectron2.data import transforms as T
-from detectron2.structures import Instances
-from torch import Tensor
+from detectron2.projects.point_rend import ColorAugSSDTransform
+from PIL import Image
 from torch.nn import functional as F
 
-from ...functional.targets import panoptic_target
-from ...structures import MaskTarget
-from .reading import rgb_to_id
+from .reading import id_to_rgb, rgb_to_id
 
 Augmentations = Sequence[T.Augmentation | T.Transform]
+Size = tuple[int, int]  # height and width
+Nearest = Callable[[Size, Size], tuple[np.ndarray, np.ndarray]]
 
-_IMAGE_PADDING = 128  # grey, before the mean is subtracted
-_VOID = 0
+
+class ColorJitter(ColorAugSSDTransform):
+    """PointRend's, with the same result: bytes are scaled by a table of all 256 that there are."""
+
+    def convert(self, img: np.ndarray, alpha: float = 1, beta: float = 0) -> np.ndarray:
+        """``img * alpha + beta``, cut to bytes."""
+        table = super().convert(np.arange(256, dtype=np.uint8), alpha, beta)
+        return cv2.LUT(np.ascontiguousarray(img), table)
 
 
-class Arrays(NamedTuple):
-    """What the files of one sample hold."""
+_COLORS_ONLY = (T.NoOpTransform, T.BlendTransform, ColorAugSSDTransform, ColorJitter)
+
+
+class Picture(NamedTuple):
+    """An image and its labels; a kind of labels that the sample lacks is None."""
 
     image: np.ndarray
-    """[H, W, 3]; uint8."""
+    """[H, W, 3] as read, [3, H, W] once augmented; uint8."""
     sem_seg: np.ndarray | None = None
-    """[H, W]; float64 class ids."""
-    panoptic: np.ndarray | None = None
-    """[H, W, 3]; uint8 colours."""
+    """[H, W]; integer class ids."""
+    segments: np.ndarray | None = None
+    """[H, W]; integer numbers of segments from 1 on, 0 where there is none."""
     masks: np.ndarray | None = None
     """[N, H, W]; uint8, 0 or 1; they may overlap."""
     ignored: np.ndarray | None = None
     """[H, W]; uint8, 1 where no mask tells what the pixel is."""
 
 
-class Tensors(NamedTuple):
-    """The same as tensors, augmented."""
-
-    image: Tensor
-    """[3, H, W]; uint8."""
-    sem_seg: Tensor | None = None
-    """[H, W]; int64 class ids."""
-    panoptic: Tensor | None = None
-    """[H, W]; int64 segment ids."""
-    masks: Tensor | None = None
-    """[N, H, W]; bool."""
-    ignored: Tensor | None = None
-    """[H, W]; bool."""
-
-
-def augment(arrays: Arrays, augmentations: Augmentations) -> Tensors:
+def augment(picture: Picture, augmentations: Augmentations) -> Picture:
     """Draws one transform and applies it to the image and its labels alike."""
-    aug_input = T.AugInput(arrays.image, sem_seg=arrays.sem_seg)
-    transforms = T.AugmentationList(augmentations)(aug_input)
-    panoptic = arrays.panoptic
-    if panoptic is not None:
-        panoptic = rgb_to_id(transforms.apply_segmentation(panoptic))
-    image = _image_tensor(aug_input.image)
-    masks = None
-    if arrays.masks is not None:
-        # Bytes, which Pillow resizes, one by one: together they would be channels.
-        changed = [transforms.apply_segmentation(mask) for mask in arrays.masks]
-        masks = _masks_tensor(changed, image.shape[-2:])
-    ignored = arrays.ignored
-    if ignored is not None:
-        ignored = transforms.apply_segmentation(ignored)
-    return Tensors(image, _ids(aug_input.sem_seg), _ids(panoptic), masks, _mask(ignored))
+    labels = picture.sem_seg
+    drawn = T.AugInput(picture.image)
+    if labels is not None and _look_at_labels(augmentations):
+        drawn.sem_seg = labels.astype(np.float64)
+    transforms = T.AugmentationList(augmentations)(drawn)
+    if drawn.sem_seg is not None:
+        labels = drawn.sem_seg.astype(labels.dtype)
+    elif labels is not None:
+        labels = _move(labels, transforms, _nearest_of_floats)
+    others = [
+        None if layer is None else _move(layer, transforms, _nearest_of_bytes)
+        for layer in picture[2:]
+    ]
+    return Picture(drawn.image.transpose(2, 0, 1), labels, *others)
 
 
-def _masks_tensor(masks: Sequence[np.ndarray], size: Sequence[int]) -> Tensor:
-    if not masks:
-        return torch.zeros((0, *size), dtype=torch.bool)
-    return torch.as_tensor(np.stack(masks)).bool()
+def needs_sem_seg(augmentations: Augmentations) -> bool:
+    """Whether a crop looks at the label map: below an area of 1 it limits the largest class."""
+    crops = [a for a in augmentations if isinstance(a, T.RandomCrop_CategoryAreaConstraint)]
+    return any(crop.single_category_max_area < 1.0 for crop in crops)
 
 
-def _mask(mask: np.ndarray | None) -> Tensor | None:
-    return None if mask is None else torch.as_tensor(np.ascontiguousarray(mask)).bool()
-
-
-def _image_tensor(image: np.ndarray) -> Tensor:
-    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def _ids(labels: np.ndarray | None) -> Tensor | None:
-    return None if labels is None else torch.as_tensor(np.ascontiguousarray(labels)).long()
-
-
-def pad_to(tensors: Tensors, side: int, ignore_label: int) -> Tensors:
-    """Pads right and bottom to ``side`` pixels, or cuts what is larger, as the original does."""
-    height, width = tensors.image.shape[-2:]
-    padding = (0, side - width, 0, side - height)
-
-    def padded(ids: Tensor | None, value: int) -> Tensor | None:
-        return None if ids is None else F.pad(ids, padding, value=value)
-
-    image = F.pad(tensors.image, padding, value=_IMAGE_PADDING)
-    return Tensors(
-        image,
-        padded(tensors.sem_seg, ignore_label),
-        padded(tensors.panoptic, _VOID),
-        padded(tensors.masks, False),
-        padded(tensors.ignored, True),
+def _look_at_labels(augmentations: Augmentations) -> bool:
+    """Whether the draw may depend on the label map; an augmentation of others may look, too."""
+    blind = (T.RandomCrop_CategoryAreaConstraint, T.Transform)
+    others = [a for a in augmentations if not isinstance(a, blind)]
+    asked = [signature(a.get_transform).parameters for a in others]
+    return needs_sem_seg(augmentations) or any(
+        {"sem_seg", "args"} & names.keys() for names in asked
     )
 
 
-def segments_target(ids: Tensor, segments: Sequence[dict[str, Any]]) -> MaskTarget:
-    """The target of a panoptic id map [H, W]: all segments that are no crowd.
+def _move(layer: np.ndarray, transforms: T.TransformList, nearest: Nearest) -> np.ndarray:
+    """One kind of labels [..., H, W], transformed.
 
-    Pixels of none of them, void and crowds, are not valid.
+    Resizing, cropping and flipping move rows and columns, each for themselves. So it is their
+    indices that are moved, and each pixel of the result is picked once.
     """
-    kept = [segment for segment in segments if not segment["iscrowd"]]
-    segment_ids = torch.tensor([segment["id"] for segment in kept], dtype=torch.int64)
-    labels = torch.tensor([segment["category_id"] for segment in kept], dtype=torch.int64)
-    target = panoptic_target(ids, segment_ids, labels)
-    return target._replace(valid=torch.isin(ids, segment_ids))
+    rows, columns = (np.arange(side) for side in layer.shape[-2:])
+    for step in transforms.transforms:
+        if type(step) is T.ResizeTransform:
+            old, new = (step.h, step.w), (step.new_h, step.new_w)
+            rows, columns = (
+                each[i] for each, i in zip((rows, columns), nearest(old, new), strict=True)
+            )
+        elif type(step) is T.CropTransform:
+            rows = rows[step.y0 : step.y0 + step.h]
+            columns = columns[step.x0 : step.x0 + step.w]
+        elif type(step) is T.HFlipTransform:
+            columns = columns[::-1]
+        elif type(step) is T.VFlipTransform:
+            rows = rows[::-1]
+        elif type(step) not in _COLORS_ONLY:
+            return _move_plainly(layer, transforms, nearest)
+    return layer.take(rows, -2).take(columns, -1)
 
 
-def to_instances(target: MaskTarget) -> Instances:
-    """A target in the form in which Detectron2's models take it.
+def _move_plainly(layer: np.ndarray, transforms: T.TransformList, nearest: Nearest) -> np.ndarray:
+    """Any transform, by its own code, which resizes floats by PyTorch and bytes by Pillow."""
+    if nearest is _nearest_of_floats:
+        return transforms.apply_segmentation(layer.astype(np.float64)).astype(layer.dtype)
+    maps = [*layer.reshape(-1, *layer.shape[-2:]), np.zeros(layer.shape[-2:], layer.dtype)]
+    moved = [rgb_to_id(transforms.apply_segmentation(id_to_rgb(each))) for each in maps]
+    *front, _, _ = layer.shape
+    return np.stack(moved)[:-1].reshape(*front, *moved[-1].shape).astype(layer.dtype)
 
-    Returns:
-        ``gt_classes`` [N], int64, and ``gt_masks`` [N, H, W], a bare tensor: bool, or float32 if
-        N = 0.
+
+def _nearest_of_floats(old: Size, new: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of PyTorch's nearest neighbour, as published for class ids.
+
+    Where index times scale is a whole number, PyTorch rounds by another rule in small outputs, of
+    height plus width up to 128: the strips that are resized here count as the whole would.
     """
-    height, width = target.masks.shape[-2:]
-    instances = Instances((height, width))
-    instances.gt_classes = target.labels
-    instances.gt_masks = target.masks if len(target.labels) else target.masks.float()
-    return instances
+    strips = [torch.arange(side, dtype=torch.float64)[None, None, :, None] for side in old]
+    shapes = (new[0], min(new[1], 128)), (new[1], min(new[0], 128))
+    rows, columns = map(F.interpolate, strips, shapes)
+    return rows[0, 0, :, 0].long().numpy(), columns[0, 0, :, 0].long().numpy()
+
+
+def _nearest_of_bytes(old: Size, new: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of Pillow's nearest neighbour, as published for panoptic colours."""
+    strips = [Image.fromarray(np.arange(side, dtype=np.int32)[None]) for side in old]
+    rows, columns = (
+        np.asarray(strip.resize((side, 1), Image.Resampling.NEAREST))[0]
+        for strip, side in zip(strips, new, strict=True)
+    )
+    return rows, columns
+
+
+def pad_to(picture: Picture, side: int, ignore_label: int = 0) -> Picture:
+    """Pads right and bottom to ``side`` pixels, or cuts what is larger, as the original does.
+
+    The image's padding is grey, before the mean is subtracted; it has no segment and is in no mask.
+    """
+    padded = dict(zip(Picture._fields, (128, ignore_label, 0, 0, 1), strict=True))
+    layers = {name: layer for name, layer in picture._asdict().items() if layer is not None}
+    for name, layer in layers.items():
+        full = np.full((*layer.shape[:-2], side, side), padded[name], layer.dtype)
+        kept = layer[..., :side, :side]
+        full[..., : kept.shape[-2], : kept.shape[-1]] = kept
+        layers[name] = full
+    return Picture(**layers)

@@ -5,10 +5,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
-from detectron2.projects.point_rend import ColorAugSSDTransform
 
 from ..errors import InputError
-from .augmentation import Augmentations
+from .augmentation import Augmentations, ColorJitter
 
 _DETR_CROP_SIZES = [400, 500, 600]
 
@@ -16,11 +15,9 @@ _DETR_CROP_SIZES = [400, 500, 600]
 def training_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
     """What MaskFormer's own mappers take from a configuration."""
     return {
-        "is_train": is_train,
+        **_shared_arguments(cfg, is_train),
         "augmentations": _training_augmentations(cfg),
-        "image_format": cfg.INPUT.FORMAT,
         "size_divisibility": cfg.INPUT.SIZE_DIVISIBILITY,
-        "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
     }
 
 
@@ -28,11 +25,18 @@ def detr_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
     """What the mapper with the augmentation of DETR takes from a configuration."""
     flip = [T.RandomFlip()] if is_train else []
     return {
-        "is_train": is_train,
+        **_shared_arguments(cfg, is_train),
         "crop_gen": _detr_crop(cfg) if cfg.INPUT.CROP.ENABLED and is_train else None,
         "tfm_gens": [*flip, _resize(cfg, is_train)],
+    }
+
+
+def _shared_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
+    return {
+        "is_train": is_train,
         "image_format": cfg.INPUT.FORMAT,
         "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        "valid_mask": cfg.MODEL.MASK_FORMER.VALID_MASK,
     }
 
 
@@ -62,12 +66,6 @@ def ignore_label(cfg: CfgNode) -> int:
     return label
 
 
-def needs_sem_seg(augmentations: Augmentations) -> bool:
-    """Whether a crop looks at the label map: below an area of 1 it limits the largest class."""
-    crops = [a for a in augmentations if isinstance(a, T.RandomCrop_CategoryAreaConstraint)]
-    return any(crop.single_category_max_area < 1.0 for crop in crops)
-
-
 def _training_augmentations(cfg: CfgNode) -> Augmentations:
     augmentations: list[T.Augmentation | T.Transform] = [_resize(cfg, is_train=True)]
     if cfg.INPUT.CROP.ENABLED:
@@ -79,7 +77,7 @@ def _training_augmentations(cfg: CfgNode) -> Augmentations:
         )
         augmentations.append(crop)
     if cfg.INPUT.COLOR_AUG_SSD:
-        augmentations.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
+        augmentations.append(ColorJitter(img_format=cfg.INPUT.FORMAT))
     # INPUT.RANDOM_FLIP is not read: the published models were trained with this flip.
     return [*augmentations, T.RandomFlip()]
 

@@ -7,10 +7,11 @@ augmentation could hide what is wrong with it.
 
 import os
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import cv2
 import numpy as np
 from detectron2.data import detection_utils
 from PIL import Image
@@ -83,7 +84,7 @@ def read_label_map(
         ignore_label: the one other id that is allowed.
 
     Returns:
-        [H, W]; int64.
+        [H, W]; uint8 where that holds the file's values and the ignore label, else int32.
 
     Raises:
         InputError: if the file is missing, broken, no index map, or has other ids.
@@ -98,23 +99,18 @@ def read_label_map(
             f"label map {file_name} has {found}, but one channel of integer class ids is expected "
             "(greyscale, palette or 16-bit); convert its colours to class ids"
         )
-    labels = labels.astype(np.int64)
-    if num_classes is not None:
-        _check_ids(file_name, labels, num_classes, ignore_label)
-    return labels
-
-
-def _check_ids(
-    file_name: str, labels: np.ndarray, num_classes: int, ignore_label: int | None
-) -> None:
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    found = set(np.unique(outside).tolist()) - {ignore_label}
-    if found:
+    is_narrow = labels.dtype.itemsize == 1 and 0 <= (ignore_label or 0) < 256
+    labels = labels.astype(np.uint8 if is_narrow else np.int32, copy=False)
+    if num_classes is None:
+        return labels
+    outside = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_label)
+    if found := set(labels[outside].tolist()):
         raise InputError(
-            f"label map {file_name} has ids {_listed(found)}, but the classes are 0 to "
+            f"label map {file_name} has ids {listed(found)}, but the classes are 0 to "
             f"{num_classes - 1} and the ignore label is {ignore_label}; map the file's ids to "
             "these, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES and the data set's ignore_label to fit"
         )
+    return labels
 
 
 def check_same_size(
@@ -129,94 +125,23 @@ def check_same_size(
         )
 
 
-def read_panoptic_map(
-    file_name: str, segments: Sequence[dict[str, Any]], num_classes: int | None = None
-) -> np.ndarray:
-    """A panoptic PNG that agrees with its segments, still in colours.
-
-    Args:
-        file_name: an RGB file; R + 256 G + 65536 B is the id of a pixel's segment, 0 is void.
-        segments: the ``segments_info`` of the sample.
-        num_classes: K; every ``category_id`` must be in 0..K-1. None checks none.
-
-    Returns:
-        [H, W, 3]; uint8.
-    """
-    with naming(file_name, "panoptic map"):
-        colors = detection_utils.read_image(file_name, "RGB")
-    _check_segment_keys(file_name, segments)
-    _check_categories(file_name, segments, num_classes)
-    _check_segment_ids(file_name, rgb_to_id(colors), segments)
-    return colors
-
-
 def rgb_to_id(colors: np.ndarray) -> np.ndarray:
-    """Segment ids [H, W], int64, of the colours [H, W, 3] of a panoptic PNG."""
-    red, green, blue = np.moveaxis(colors.astype(np.int64), -1, 0)
-    return red + 256 * green + 65536 * blue
+    """Segment ids [H, W], int32, of the colours [H, W, 3], uint8, of a panoptic PNG."""
+    with_zero = cv2.cvtColor(np.ascontiguousarray(colors), cv2.COLOR_RGB2RGBA)
+    with_zero[..., 3] = 0
+    return with_zero.view("<i4")[..., 0]
 
 
-def _check_segment_keys(file_name: str, segments: Sequence[dict[str, Any]]) -> None:
-    for segment in segments:
-        missing = [key for key in ("id", "category_id", "iscrowd") if key not in segment]
-        if missing:
-            raise InputError(
-                f"a segment of {file_name} lacks {', '.join(missing)}: its segments_info has only "
-                f"{', '.join(segment) or 'nothing'}; add the missing keys to the annotation"
-            )
-
-
-def _check_categories(
-    file_name: str, segments: Sequence[dict[str, Any]], num_classes: int | None
-) -> None:
-    found = {segment["category_id"] for segment in segments}
-    outside = found - set(range(num_classes)) if num_classes is not None else set()
-    if outside:
-        raise InputError(
-            f"the segments of {file_name} have category_id {_listed(outside)}, but the classes "
-            f"are 0 to {num_classes - 1}; map them to these, or set "
-            "MODEL.SEM_SEG_HEAD.NUM_CLASSES to fit"
-        )
-
-
-def _check_segment_ids(file_name: str, ids: np.ndarray, segments: Sequence[dict[str, Any]]) -> None:
-    painted, listed = set(np.unique(ids).tolist()) - {0}, {segment["id"] for segment in segments}
-    unpainted = [segment for segment in segments if segment["id"] not in painted]
-    absent = {s["id"] for s in unpainted if not _may_be_covered(s, ids, segments)}
-    if unlisted := painted - listed:
-        raise InputError(
-            f"panoptic map {file_name} has segment ids {_listed(unlisted)} that its JSON does not "
-            "list in segments_info; prepare the PNG and the JSON again, together"
-        )
-    if absent:
-        raise InputError(
-            f"the JSON of panoptic map {file_name} lists segment ids {_listed(absent)} that no "
-            "pixel has; prepare the PNG and the JSON again, together"
-        )
-
-
-def _may_be_covered(
-    segment: dict[str, Any], ids: np.ndarray, segments: Sequence[dict[str, Any]]
-) -> bool:
-    """Whether things can have been painted over all of a stuff segment.
-
-    The published ADE20K panoptic files are painted stuff first, things over it, and keep the area
-    and the box that the stuff had before: a stuff segment may be gone if things fill as much of its
-    box.
-    """
-    if segment.get("isthing", True) or not segment.get("bbox") or not segment.get("area"):
-        return False
-    x, y, width, height = (int(side) for side in segment["bbox"])
-    things = [other["id"] for other in segments if other.get("isthing")]
-    covered = np.isin(ids[y : y + height, x : x + width], things).sum()
-    return bool(covered >= segment["area"])
+def id_to_rgb(ids: np.ndarray) -> np.ndarray:
+    """Colours [H, W, 3], uint8, of segment ids [H, W]; see :func:`rgb_to_id`."""
+    return np.ascontiguousarray(ids, "<i4").view(np.uint8).reshape(*ids.shape, 4)[..., :3].copy()
 
 
 def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"
 
 
-def _listed(ids: Collection[int]) -> str:
+def listed(ids: Collection[int]) -> str:
     named = ", ".join(str(value) for value in sorted(ids)[:_LISTED])
     more = len(ids) - _LISTED
     return f"{named} and {more} more" if more > 0 else named

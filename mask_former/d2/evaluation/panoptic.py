@@ -14,7 +14,7 @@ from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.evaluation.panoptic_evaluation import _print_panoptic_results
 from detectron2.utils import comm
 
-from ..data import reading
+from ..data.annotations import read_panoptic_map
 from ..errors import InputError
 
 _logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class CheckedPanopticEvaluator(COCOPanopticEvaluator):
         """
         for sample in inputs:
             if "pan_seg_file_name" in sample:  # the JSON alone is enough for the evaluator
-                reading.read_panoptic_map(sample["pan_seg_file_name"], sample["segments_info"])
+                read_panoptic_map(sample["pan_seg_file_name"], sample["segments_info"])
         super().process(inputs, outputs)
 
     def evaluate(self) -> dict[str, Any] | None:

@@ -1,21 +1,15 @@
-"""The core of all mappers: two ways of resampling, padding that cuts, targets as instances."""
+"""The core of all mappers: two ways of resampling, and padding that cuts."""
+
+import random
 
 import numpy as np
 import pytest
-import torch
 from detectron2.data import transforms as T
+from detectron2.projects.point_rend import ColorAugSSDTransform
 from PIL import Image
 
-from mask_former.d2.data.augmentation import (
-    Arrays,
-    Tensors,
-    augment,
-    pad_to,
-    segments_target,
-    to_instances,
-)
-from mask_former.d2.data.reading import rgb_to_id
-from mask_former.functional.targets import semantic_target
+from mask_former.d2.data.augmentation import ColorJitter, Picture, augment, pad_to
+from mask_former.d2.data.reading import id_to_rgb, rgb_to_id
 
 
 def below_scaled_index(labels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -35,99 +29,130 @@ def at_scaled_centre(labels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def test_semantic_and_panoptic_labels_are_sampled_differently(image):
-    ids = np.random.RandomState(3).randint(0, 250, (30, 40))
-    colors = np.stack([ids, ids * 0, ids * 0], axis=-1).astype(np.uint8)
-    arrays = Arrays(image, ids.astype(np.float64), colors)
+    ids = np.random.RandomState(3).randint(0, 250, (30, 40)).astype(np.uint8)
 
-    tensors = augment(arrays, [T.Resize((16, 32))])
+    picture = augment(Picture(image, ids, ids), [T.Resize((16, 32))])
 
     below, centre = below_scaled_index(ids, 16, 32), at_scaled_centre(ids, 16, 32)
-    assert np.array_equal(tensors.sem_seg.numpy(), below)
-    assert np.array_equal(tensors.panoptic.numpy(), centre)
+    assert np.array_equal(picture.sem_seg, below)
+    assert np.array_equal(picture.segments, centre)
     assert not np.array_equal(below, centre)
     resized = Image.fromarray(image).resize((32, 16), Image.Resampling.BILINEAR)
-    assert np.array_equal(tensors.image.permute(1, 2, 0).numpy(), np.asarray(resized))
+    assert np.array_equal(picture.image.transpose(1, 2, 0), np.asarray(resized))
+
+
+def by_detectron2(
+    ids: np.ndarray, numbers: np.ndarray, transforms: T.TransformList
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as published: class ids as floats, segments as colours, whole at each step."""
+    colors = transforms.apply_segmentation(id_to_rgb(numbers))
+    return transforms.apply_segmentation(ids.astype(np.float64)), rgb_to_id(colors)
+
+
+@pytest.mark.parametrize("largest", [40, 1200])
+def test_picking_pixels_once_is_what_detectron2_does_step_by_step(largest: int):
+    """Over sizes on both sides of PyTorch's change of rule; 838 x 99 from 212 x 803 has a tie."""
+    draw = np.random.RandomState(0)
+    sizes = [(212, 803, 838, 99), *draw.randint(3, largest, (12 if largest > 40 else 300, 4))]
+    for h, w, new_h, new_w in sizes:
+        ids, numbers = (draw.randint(0, 2**16, (h, w), dtype=np.int32) for _ in range(2))
+        steps = [
+            T.ResizeTransform(h, w, new_h, new_w),
+            T.HFlipTransform(new_w),
+            T.CropTransform(new_w // 3, new_h // 3, new_w - new_w // 3, new_h - new_h // 3),
+            T.VFlipTransform(new_h - new_h // 3),
+        ]
+        picture = Picture(np.zeros((h, w, 3), np.uint8), ids, numbers, numbers[None])
+
+        found = augment(picture, steps)
+
+        expected_ids, expected_numbers = by_detectron2(ids, numbers, T.TransformList(steps))
+        assert np.array_equal(found.sem_seg, expected_ids)
+        assert np.array_equal(found.segments, expected_numbers)
+        assert np.array_equal(found.masks[0], expected_numbers)
+
+
+def test_a_transform_that_mixes_rows_and_columns_goes_the_plain_way(image):
+    ids = np.random.RandomState(3).randint(0, 250, (30, 40)).astype(np.uint8)
+    numbers = ids.astype(np.int16) * 7
+    turn = T.RotationTransform(30, 40, 30)
+    steps = [T.ResizeTransform(30, 40, 20, 40), T.RotationTransform(20, 40, 30)]
+    masks = np.stack([ids, ids + 1])
+
+    for transforms in ([turn], steps):
+        found = augment(Picture(image, ids, numbers, masks, ids), transforms)
+        expected_ids, expected = by_detectron2(ids, numbers, T.TransformList(transforms))
+        assert np.array_equal(found.sem_seg, expected_ids)
+        assert np.array_equal(found.segments, expected)
+        assert found.masks.shape == (2, *found.ignored.shape)
+        assert np.array_equal(found.masks[0], found.ignored)
+        none = augment(Picture(image, masks=masks[:0]), transforms)
+        assert none.masks.shape == found.masks[:0].shape
+
+
+class CropAtLabel(T.Augmentation):
+    """A user's own, which looks at the labels."""
+
+    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray) -> T.Transform:
+        y, x = np.argwhere(sem_seg == 7)[0]
+        return T.CropTransform(int(x), int(y), 2, 2)
+
+
+@pytest.mark.parametrize("wrap", [list, lambda crops: [T.RandomApply(crops[0], prob=1.0)]])
+def test_an_augmentation_may_look_at_the_labels(image, wrap):
+    ids = np.zeros((30, 40), np.uint8)
+    ids[11, 5] = 7
+
+    found = augment(Picture(image, ids), wrap([CropAtLabel()]))
+
+    assert found.sem_seg.tolist() == [[7, 0], [0, 0]]
+    assert found.sem_seg.dtype == np.uint8
 
 
 def test_flip_and_crop_move_image_and_labels_alike(image):
-    labels = image[:, :, 0].astype(np.float64)
-    arrays = Arrays(image, labels, image)
+    labels = image[:, :, 0]
+    picture = Picture(image, labels, labels, image.transpose(2, 0, 1), labels)
 
-    tensors = augment(arrays, [T.CropTransform(3, 4, 20, 10), T.RandomFlip(prob=1.0)])
+    found = augment(picture, [T.CropTransform(3, 4, 20, 10), T.RandomFlip(prob=1.0)])
 
     expected = image[4:14, 3:23][:, ::-1]
-    assert np.array_equal(tensors.image.permute(1, 2, 0).numpy(), expected)
-    assert np.array_equal(tensors.sem_seg.numpy(), expected[:, :, 0])
-    assert np.array_equal(tensors.panoptic.numpy(), rgb_to_id(expected))
-    assert tensors.image.dtype == torch.uint8
-    assert tensors.sem_seg.dtype == tensors.panoptic.dtype == torch.int64
+    assert np.array_equal(found.image.transpose(1, 2, 0), expected)
+    assert np.array_equal(found.masks.transpose(1, 2, 0), expected)
+    for labels in (found.sem_seg, found.segments, found.ignored):
+        assert np.array_equal(labels, expected[:, :, 0])
+        assert labels.dtype == np.uint8
 
 
 def test_augmentation_without_labels(image):
-    tensors = augment(Arrays(image), [])
+    assert augment(Picture(image), [])[1:] == (None, None, None, None)
 
-    assert tensors.sem_seg is None
-    assert tensors.panoptic is None
+
+def test_colours_are_jittered_as_by_point_rend(image):
+    for seed in range(20):
+        random.seed(seed)
+        expected = ColorAugSSDTransform("RGB").apply_image(image)
+        random.seed(seed)
+        assert np.array_equal(ColorJitter("RGB").apply_image(image), expected)
 
 
 def test_padding_has_a_value_of_its_own_for_each_map():
-    ids = torch.ones(2, 3, dtype=torch.int64)
+    ids = np.ones((2, 3), np.int32)
 
-    padded = pad_to(Tensors(torch.ones(3, 2, 3, dtype=torch.uint8), ids, ids), 4, 255)
+    padded = pad_to(Picture(np.ones((3, 2, 3), np.uint8), ids, ids, ids[None], ids), 4, 255)
 
-    assert padded.image.dtype == torch.uint8
+    assert padded.image.dtype == np.uint8
     assert padded.image[0].tolist() == [[1, 1, 1, 128]] * 2 + [[128] * 4] * 2
     assert padded.sem_seg.tolist() == [[1, 1, 1, 255]] * 2 + [[255] * 4] * 2
-    assert padded.panoptic.tolist() == [[1, 1, 1, 0]] * 2 + [[0] * 4] * 2
-    assert padded.ignored is None
-
-
-def test_padding_is_ignored_and_in_no_mask():
-    mask = torch.tensor([[True, False]])
-
-    padded = pad_to(Tensors(torch.ones(3, 1, 2), masks=mask[None], ignored=mask), 3, 255)
-
-    assert padded.masks.int().tolist() == [[[1, 0, 0], [0, 0, 0], [0, 0, 0]]]
-    assert padded.ignored.int().tolist() == [[1, 0, 1], [1, 1, 1], [1, 1, 1]]
+    assert padded.segments.tolist() == [[1, 1, 1, 0]] * 2 + [[0] * 4] * 2
+    assert padded.masks.tolist() == [padded.segments.tolist()]
+    assert (padded.ignored == 1).all()
 
 
 def test_padding_cuts_what_is_larger():
-    ids = torch.arange(12).reshape(2, 6)
+    ids = np.arange(12).reshape(2, 6)
 
-    padded = pad_to(Tensors(ids.repeat(3, 1, 1), ids), 4, 255)
+    padded = pad_to(Picture(ids[None].repeat(3, 0), ids), 4, 255)
 
     assert padded.sem_seg.tolist() == [[0, 1, 2, 3], [6, 7, 8, 9], [255] * 4, [255] * 4]
     assert padded.image.shape == (3, 4, 4)
-    assert padded.panoptic is None
-
-
-def test_crowds_are_no_targets_and_lost_segments_are(segments):
-    segments[1]["iscrowd"] = 1
-    lost = {"id": 5, "category_id": 1, "iscrowd": 0}
-
-    target = segments_target(torch.tensor([[1, 258, 0]]), [lost, *segments])
-
-    assert target.labels.tolist() == [1, 2]
-    assert target.masks.int().tolist() == [[[0, 0, 0]], [[0, 1, 0]]]
-    assert target.valid.int().tolist() == [[0, 1, 0]]
-
-
-def test_instances_hold_bare_masks():
-    instances = to_instances(semantic_target(torch.tensor([[4, 255], [1, 4]]), 255))
-
-    assert instances.image_size == (2, 2)
-    assert instances.gt_classes.tolist() == [1, 4]
-    assert instances.gt_masks.dtype == torch.bool
-    assert instances.gt_masks.int().tolist() == [[[0, 0], [1, 0]], [[1, 0], [0, 1]]]
-
-
-@pytest.mark.parametrize("segments_info", [[], [{"id": 1, "category_id": 0, "iscrowd": 1}]])
-def test_no_segments_are_float_masks(segments_info):
-    target = segments_target(torch.ones(2, 3, dtype=torch.int64), segments_info)
-    instances = to_instances(target)
-
-    assert not target.valid.any()
-    assert instances.gt_classes.shape == (0,)
-    assert instances.gt_classes.dtype == torch.int64
-    assert instances.gt_masks.shape == (0, 2, 3)
-    assert instances.gt_masks.dtype == torch.float32
+    assert padded.segments is None

@@ -19,7 +19,7 @@ from mask_former.d2.data.mappers import (
 from mask_former.d2.errors import InputError
 
 TRAINING = {"image", "instances", "image_size", "valid"}
-KEYWORDS = {"augmentations": [], "image_format": "RGB", "ignore_label": 255}
+KEYWORDS = {"augmentations": [], "image_format": "RGB", "ignore_label": 255, "valid_mask": True}
 
 
 def semantic_mapper(size: int = -1, **keywords: object) -> MaskFormerSemanticDatasetMapper:

@@ -9,9 +9,9 @@ from PIL import Image
 
 from mask_former.d2.data.reading import (
     check_same_size,
+    id_to_rgb,
     read_image,
     read_label_map,
-    read_panoptic_map,
     rgb_to_id,
 )
 from mask_former.d2.errors import InputError
@@ -98,7 +98,7 @@ def test_label_map_is_read_from_greyscale_palette_and_16_bits(save, labels):
 
     for path, expected in files.items():
         read = read_label_map(path)
-        assert read.dtype == np.int64
+        assert read.dtype == (np.int32 if "wide" in path else np.uint8)
         assert np.array_equal(read, expected)
 
 
@@ -140,6 +140,14 @@ def test_label_ids_outside_the_classes(save, labels):
     assert told(error, path, "ids 2, 255", "0 to 1", "ignore label is 11", "NUM_CLASSES")
 
 
+@pytest.mark.parametrize("ignore", [-1, 65535])
+def test_a_map_of_bytes_can_take_an_ignore_label_that_is_none(save, labels, ignore):
+    read = read_label_map(save("labels.png", labels), None, ignore)
+
+    assert read.dtype == np.int32
+    assert np.array_equal(read, labels)
+
+
 def test_many_label_ids_outside_are_counted(save):
     path = save("labels.png", np.arange(256, dtype=np.uint8).reshape(16, 16))
 
@@ -161,84 +169,4 @@ def test_sizes_must_agree(image):
 def test_ids_of_colours_are_those_of_panopticapi(image):
     assert rgb_to_id(np.array([[[1, 2, 3]]], dtype=np.uint8)).tolist() == [[1 + 512 + 196608]]
     assert np.array_equal(rgb_to_id(image), rgb2id(image))
-
-
-def test_panoptic_map_that_fits_stays_in_colours(save, colors, segments):
-    assert np.array_equal(read_panoptic_map(save("pan.png", colors), segments, 3), colors)
-
-
-def test_crowds_count_as_listed(save, colors, segments):
-    segments[0]["iscrowd"] = 1
-
-    assert np.array_equal(read_panoptic_map(save("pan.png", colors), segments, 3), colors)
-
-
-def test_missing_panoptic_map(tmp_path: Path, segments):
-    with pytest.raises(InputError) as error:
-        read_panoptic_map(str(tmp_path / "pan.png"), segments, 3)
-
-    assert told(error, "panoptic map", "pan.png does not exist")
-
-
-def test_panoptic_id_that_the_json_does_not_list(save, colors, segments):
-    path = save("pan.png", colors)
-
-    with pytest.raises(InputError) as error:
-        read_panoptic_map(path, segments[1:], 3)
-
-    assert told(error, path, "segment ids 258", "does not list")
-
-
-@pytest.mark.parametrize("isthing", [True, False])
-@pytest.mark.parametrize("identity", [77, 0])
-def test_listed_panoptic_id_that_no_pixel_has(save, colors, segments, isthing, identity):
-    path = save("pan.png", colors)
-    extra = {"id": identity, "category_id": 0, "iscrowd": 0, "isthing": isthing}
-
-    with pytest.raises(InputError) as error:
-        read_panoptic_map(path, [*segments, extra], 3)
-
-    assert told(error, path, f"lists segment ids {identity} that no pixel has")
-
-
-@pytest.mark.parametrize(
-    ("isthing", "box", "area", "is_fine"),
-    [
-        (False, [25, 0, 10, 10], 100, True),  # the thing fills the box
-        (False, [15, 0, 10, 10], 40, True),  # columns 21 to 24 of it
-        (False, [15, 0, 10, 10], 41, False),
-        (True, [25, 0, 10, 10], 100, False),
-    ],
-)
-def test_stuff_may_be_covered_by_things_and_stay_listed(
-    save, colors, segments, isthing, box, area, is_fine
-):
-    path = save("pan.png", colors)
-    gone = {"id": 9, "category_id": 1, "iscrowd": 0, "isthing": isthing, "bbox": box, "area": area}
-
-    if is_fine:
-        assert np.array_equal(read_panoptic_map(path, [*segments, gone], 3), colors)
-    else:
-        with pytest.raises(InputError, match="lists segment ids 9"):
-            read_panoptic_map(path, [*segments, gone], 3)
-
-
-def test_categories_outside_the_classes(save, colors, segments):
-    path = save("pan.png", colors)
-
-    with pytest.raises(InputError) as error:
-        read_panoptic_map(path, segments, 2)
-
-    assert told(error, path, "category_id 2", "0 to 1", "NUM_CLASSES")
-    assert np.array_equal(read_panoptic_map(path, segments), colors)
-
-
-@pytest.mark.parametrize("key", ["id", "category_id", "iscrowd"])
-def test_segment_without_a_key(save, colors, segments, key: str):
-    del segments[1][key]
-    path = save("pan.png", colors)
-
-    with pytest.raises(InputError) as error:
-        read_panoptic_map(path, segments, 3)
-
-    assert told(error, path, f"lacks {key}")
+    assert np.array_equal(id_to_rgb(rgb_to_id(image)), image)

@@ -129,8 +129,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import BitMasks, Instances
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts
-from mask_former.d2.data.annotations import paint
-from mask_former.d2.data.reading import read_panoptic_map, rgb_to_id
+from mask_former.d2.data.annotations import paint, read_panoptic_map
 from mask_former.d2.trainer import Trainer
 
 ANNOTATIONS = {s["image_id"]: s["annotations"] for s in DatasetCatalog.get("coco_2017_val")}
@@ -142,7 +141,7 @@ class GroundTruth(torch.nn.Module):
     def panoptic(self, pan_seg_file_name=None, segments_info=(), **rest):
         if pan_seg_file_name is None:
             return {}
-        ids = rgb_to_id(read_panoptic_map(pan_seg_file_name, segments_info))
+        ids = read_panoptic_map(pan_seg_file_name, segments_info).ids
         return {"panoptic_seg": (torch.from_numpy(ids), [dict(s) for s in segments_info])}
 
     def instances(self, file_name, image_id, height, width, **rest):

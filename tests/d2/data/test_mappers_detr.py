@@ -5,7 +5,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
-from mask_former.d2.data.detr_mapper import DETRPanopticDatasetMapper
+from mask_former.d2.data.mappers import DETRPanopticDatasetMapper
 
 
 def detr_cfg(cfg: CfgNode) -> CfgNode:
@@ -55,9 +55,10 @@ def test_detr_crops_when_the_first_draw_is_low(cfg, panoptic_sample):
 def test_detr_sample(panoptic_sample, colors):
     panoptic_sample["sem_seg_file_name"] = "untouched.png"
 
-    mapped = DETRPanopticDatasetMapper(crop_gen=None, tfm_gens=[], image_format="RGB")(
-        panoptic_sample
+    mapper = DETRPanopticDatasetMapper(
+        crop_gen=None, tfm_gens=[], image_format="RGB", valid_mask=True
     )
+    mapped = mapper(panoptic_sample)
 
     assert mapped["sem_seg_file_name"] == "untouched.png"
     assert "pan_seg_file_name" not in mapped

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from detectron2.data import DatasetMapper
 
-from mask_former.d2.data.evaluation_mapper import EvaluationMapper
+from mask_former.d2.data.mappers import EvaluationMapper
 
 
 def test_evaluation_sample_is_detectron2s_without_labels(cfg, semantic_sample):

@@ -10,14 +10,14 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.datasets import load_coco_json
 
-from mask_former.d2.data.instance_mapper import MaskFormerInstanceDatasetMapper
+from mask_former.d2.data.mappers import MaskFormerInstanceDatasetMapper
 from mask_former.d2.errors import InputError
 
 TRAINING = {"image", "instances", "image_size", "valid"}
 
 
 def instance_mapper(size: int = -1, **keywords: object) -> MaskFormerInstanceDatasetMapper:
-    keywords = {"augmentations": [], "image_format": "RGB", **keywords}
+    keywords = {"augmentations": [], "image_format": "RGB", "valid_mask": True, **keywords}
     return MaskFormerInstanceDatasetMapper(size_divisibility=size, **keywords)
 
 
@@ -96,7 +96,7 @@ def test_instance_mapper_from_a_configuration(cfg, instance_sample):
     names = [type(augmentation).__name__ for augmentation in mapper.tfm_gens]
     assert names == [
         *("ResizeShortestEdge", "RandomCrop_CategoryAreaConstraint"),
-        *("ColorAugSSDTransform", "RandomFlip"),
+        *("ColorJitter", "RandomFlip"),
     ]
     assert (mapper.size_divisibility, mapper.num_classes, mapper.img_format) == (32, 11, "BGR")
     mapped = mapper(instance_sample)
