@@ -6,17 +6,23 @@ Any number of ``KEY VALUE`` pairs overrides the file; ``--help`` lists the other
 
 import argparse
 import logging
+import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 # First: it says in one sentence what is missing.
-import mask_former.d2  # noqa: F401  # isort: skip
+try:
+    import mask_former.d2  # noqa: F401  # isort: skip
+except ImportError as error:
+    sys.exit(f"error: {error}")
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer
@@ -24,7 +30,10 @@ from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
 from mask_former.d2.fuse_norms import optimize_for_inference
+from mask_former.d2.run.terminal import open_logs
 from mask_former.d2.trainer import Trainer
+
+_logger = logging.getLogger("mask_former.train_net")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -64,11 +73,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
         if cfg.SOLVER.AMP.DTYPE == "float16":  # many times slower than float32 on a CPU
             cfg.SOLVER.AMP.ENABLED = False
     cfg.freeze()
-    default_setup(cfg, args)
-    rank = comm.get_rank()
-    logger = setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=rank, name="mask_former")
+    open_logs(cfg.OUTPUT_DIR)
     if lacks_cuda and args.num_gpus > 0:
-        logger.info("CUDA is not available; going on with the CPU")
+        _logger.info("CUDA is not available; going on with the CPU")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no fault
+    _logger.debug("Environment info:\n%s", collect_env_info())
+    _logger.debug("Command line arguments: %s", args)
+    _logger.debug("Running with full config:\n%s", cfg.dump())
+    if comm.is_main_process():
+        Path(cfg.OUTPUT_DIR, "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     return cfg
 
 
@@ -107,13 +122,21 @@ def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> 
 
 
 def run(args: argparse.Namespace) -> None:
-    """``main``, which bad input ends with one sentence instead of a traceback."""
+    """``main``, which bad input and Ctrl-C end with one sentence instead of a traceback."""
     # Detectron2 logs the traceback of whatever ends a training.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
     try:
         main(args)
     except InputError as error:
-        sys.exit(f"error: {InputError.sentence(error)}")
+        sys.exit("\n".join([f"error: {InputError.sentence(error)}", *notes(error)]))
+    except KeyboardInterrupt as error:
+        print("\n".join(["interrupted", *notes(error)]), file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def notes(error: BaseException) -> list[str]:
+    """What the trainer has added to what ended it: where ``--resume`` goes on."""
+    return list(getattr(error, "__notes__", []))
 
 
 def _is_no_input_error(record: logging.LogRecord) -> bool:
@@ -130,6 +153,4 @@ def run_on_all_gpus(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = argument_parser().parse_args()
-    print("Command Line Args:", arguments)
-    run_on_all_gpus(arguments)
+    run_on_all_gpus(argument_parser().parse_args())

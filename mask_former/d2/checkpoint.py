@@ -73,13 +73,17 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             self.strict_classes = True
         return super().resume_or_load(path, resume=resume)
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Loads a checkpoint and logs one table of what found its place.
 
         Args:
             path: a file, or an address that Detectron2 can fetch; empty: nothing is loaded. With
                 ``?matching_heuristics=True`` behind it, as in Detectron2's main branch, names are
                 matched by their ends.
+            checkpointables: what else of the file is taken up; None: all of it.
+
+        Returns:
+            What the file has beside, such as the iteration.
 
         Raises:
             InputError: the file is missing, broken, not safe to read, of another number of classes,
@@ -91,7 +95,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         if path and "://" not in path and not os.path.isfile(path):
             raise InputError(f"no weights at {path}; mend MODEL.WEIGHTS, or fetch the file first")
         try:
-            return super().load(path, *args, **kwargs)
+            return super().load(path, checkpointables)
         except OSError as error:
             raise InputError(
                 f"cannot read the weights {path}: {error}; mend MODEL.WEIGHTS"
@@ -105,21 +109,22 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         file, weights = checkpoint.pop("file"), checkpoint["model"]
-        stale = _entries_of_other_classes(weights, self.model.state_dict())
-        if stale:
-            self._answer_other_classes(file, *next(iter(stale.values())))
-        for key in stale:
-            del weights[key]
         number = len(weights)
+        anew = _entries_of_other_classes(weights, self.model.state_dict())
+        if anew and self.strict_classes:
+            raise InputError(_other_classes(file, *next(iter(anew.values()))))
+        for key in anew:
+            del weights[key]
         incompatible = self._fill_model(file, checkpoint)
         # The model's own count is larger: PyTorch does not miss num_batches_tracked in old files.
-        loaded = number - len(incompatible.unexpected_keys) - len(incompatible.incorrect_shapes)
-        # One line has told about these.
-        dropped = {key.removeprefix("module.") for key in stale}
-        missing = [key for key in incompatible.missing_keys if key not in dropped]
+        unused = len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes)
+        loaded = number - len(anew) - unused
+        classes = {key.removeprefix("module."): numbers for key, numbers in anew.items()}
+        # The table has a row of its own for these.
+        missing = [key for key in incompatible.missing_keys if key not in classes]
         incompatible.missing_keys[:] = missing
-        _log_table(file, loaded, number, incompatible)
-        self._require_enough(file, loaded, number)
+        _log_table(file, loaded, number, incompatible, classes)
+        self._require_enough(file, loaded, number - len(anew))
         return incompatible
 
     def _fill_model(self, file: str, checkpoint: dict[str, Any]) -> Any:
@@ -143,15 +148,13 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """Nothing more: the table has told."""
 
-    def _answer_other_classes(self, file: str, found: int, expected: int) -> None:
-        numbers = f"{file} has {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}"
-        if self.strict_classes:
-            raise InputError(
-                f"{numbers}; set it to {found} together with the data sets, or give weights of "
-                f"{expected} classes (without --resume and --eval-only, the class layer would "
-                "start anew)"
-            )
-        _logger.info("%s: the class layer starts anew", numbers)
+
+def _other_classes(file: str, found: int, expected: int) -> str:
+    return (
+        f"{file} has {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}; set it to "
+        f"{found} together with the data sets, or give weights of {expected} classes (without "
+        "--resume and --eval-only, the class layer would start anew)"
+    )
 
 
 def _entries_of_other_classes(
@@ -178,7 +181,14 @@ def _silent(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _log_table(file: str, loaded: int, number: int, incompatible: Any) -> None:
+def _log_table(
+    file: str,
+    loaded: int,
+    number: int,
+    incompatible: Any,
+    classes: dict[str, tuple[int, int]],
+) -> None:
+    """One line if the file and the model fit, else a table of what found no place."""
     mismatched = {key: (found, own) for key, found, own in incompatible.incorrect_shapes}
     missing = [key for key in incompatible.missing_keys if key not in mismatched]
     unused = incompatible.unexpected_keys
@@ -186,14 +196,21 @@ def _log_table(file: str, loaded: int, number: int, incompatible: Any) -> None:
         f"{key}: {found} in the file, {own} in the model"
         for key, (found, own) in mismatched.items()
     ]
-    rows = [
-        ("loaded", f"{loaded} of the file's {number}", ""),
-        ("missing in the file", len(missing), _shortened(missing)),
-        ("unused of the file", len(unused), _shortened(unused)),
-        ("shape mismatch", len(shapes), _shortened(shapes)),
+    if not (missing or unused or shapes or classes):
+        _logger.info("Weights of %s: all %d found their place", file, number)
+        return
+    rows = [("loaded", f"{loaded} of the file's {number}", "")]
+    if classes:
+        found, own = next(iter(classes.values()))
+        names = f"of {found} classes in the file, {own} in the model: {_shortened([*classes])}"
+        rows.append(("class layer, starts anew", str(len(classes)), names))
+    rows += [
+        ("missing in the file", str(len(missing)), _shortened(missing)),
+        ("unused of the file", str(len(unused)), _shortened(unused)),
+        ("shape mismatch", str(len(shapes)), _shortened(shapes)),
     ]
     level = logging.WARNING if missing or shapes else logging.INFO
-    table = tabulate(rows, ("weights", "number", "names"), "pipe", colalign=("left",) * 3)
+    table = tabulate(rows, tablefmt="plain", disable_numparse=True)
     _logger.log(level, "Weights of %s:\n%s", file, table)
 
 

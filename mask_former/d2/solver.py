@@ -1,4 +1,4 @@
-"""The optimizer and the learning-rate schedule: the only reader of ``cfg.SOLVER``."""
+"""The SOLVER section as an optimizer and a learning-rate schedule (paper, section 4.2)."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -67,7 +67,7 @@ def mixed_precision(cfg: CfgNode) -> torch.dtype | None:
     return dtypes[amp.DTYPE]
 
 
-def _adamw(cfg: CfgNode, groups: list[dict[str, Any]]) -> Optimizer:
+def _adamw(cfg: CfgNode, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
     """Fused where torch can: with a group a parameter, ``foreach`` has nothing to bundle."""
     parameters = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
@@ -119,7 +119,7 @@ def _weight_decay(solver: CfgNode, module: nn.Module, name: str) -> float:
     return solver.WEIGHT_DECAY
 
 
-def _with_clipping(cfg: CfgNode, optimizer_class: type[Optimizer]) -> type[Optimizer]:
+def _with_clipping(cfg: CfgNode, optimizer_class: Any) -> Any:
     clipping = cfg.SOLVER.CLIP_GRADIENTS
     if clipping.CLIP_TYPE != "full_model":
         return maybe_add_gradient_clipping(cfg, optimizer_class)
@@ -128,7 +128,7 @@ def _with_clipping(cfg: CfgNode, optimizer_class: type[Optimizer]) -> type[Optim
     return optimizer_class
 
 
-def _clipping_full_model(optimizer_class: type[Optimizer], max_norm: float) -> type[Optimizer]:
+def _clipping_full_model(optimizer_class: Any, max_norm: float) -> Any:
     """An optimizer whose step first limits the L2 norm of all gradients together.
 
     ``CLIP_GRADIENTS.NORM_TYPE`` is not read, as published.

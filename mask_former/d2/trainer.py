@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import sys
 import weakref
 from typing import Any
 
@@ -12,9 +13,10 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -33,6 +35,7 @@ from .data.mappers import (
 from .errors import InputError
 from .evaluation.choice import build_evaluator, choose_evaluators
 from .mixed_precision import MixedPrecisionTrainer
+from .run.terminal import Progress, command_to_resume, result_tables, summary
 from .solver import build_lr_scheduler, build_optimizer, mixed_precision
 from .tta import SemanticSegmentorWithTTA
 
@@ -48,11 +51,13 @@ _logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Trains and evaluates what a configuration describes."""
 
+    _trainer: SimpleTrainer
+
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model on its device, without weights."""
         model = build_model(cfg)
-        _logger.info("Model:\n%s", model)
+        _logger.debug("Model:\n%s", model)
         return model
 
     @classmethod
@@ -124,14 +129,15 @@ class Trainer(DefaultTrainer):
             InputError: a data set is not evaluated by semantic labels alone.
         """
         cls.check_TTA(cfg)
-        _logger.info("Running inference with test-time augmentation ...")
+        _logger.info("Evaluating with test-time augmentation")
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
         evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
         return {f"{name}_TTA": result for name, result in results.items()}
 
     def __init__(self, cfg: CfgNode) -> None:
-        """
+        """Builds model, optimizer, loader and schedule.
+
         Args:
             cfg: the whole configuration.
 
@@ -157,6 +163,34 @@ class Trainer(DefaultTrainer):
         timer, schedule, *others = super().build_hooks()
         return [timer, schedule, CheckpointOnFailure(), *others]
 
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+    ) -> dict[str, Any]:
+        """Detectron2's evaluation, whose results are shown as tables."""
+        _logger.info("Evaluating on %s", ", ".join(cfg.DATASETS.TEST))
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            names = cfg.DATASETS.TEST
+            named = {names[0]: results} if len(names) == 1 else results
+            for name, measures in named.items():
+                if measures:
+                    _logger.info("Results on %s, in per cent\n%s", name, result_tables(measures))
+        return results
+
+    def train(self) -> Any:
+        """Says what the run is, then trains."""
+        pictures = _num_pictures(self.data_loader)
+        _logger.info("%s", summary(self.cfg, self.model, pictures, self.start_iter))
+        return super().train()
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's, which fill the log, and a short line for the terminal."""
+        return [*super().build_writers(), Progress(self.max_iter)]
+
     def state_dict(self) -> dict[str, Any]:
         """With the optimizer and the gradient scaler, which Detectron2 0.6 forgets."""
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
@@ -168,6 +202,13 @@ class Trainer(DefaultTrainer):
             self._trainer.load_state_dict(state_dict["_trainer"])
         else:
             _logger.warning("The checkpoint has no optimizer state: the optimizer starts anew")
+
+
+def _num_pictures(loader: Any) -> int | None:
+    """The size of what Detectron2 wraps several times; None of somebody else's loader."""
+    while hasattr(loader, "dataset"):
+        loader = loader.dataset
+    return len(loader) if hasattr(loader, "__len__") else None
 
 
 def _without_mixed_precision(cfg: CfgNode) -> CfgNode:
@@ -202,6 +243,11 @@ class CheckpointOnFailure(HookBase):
         checkpointer = self.trainer.checkpointer
         checkpointer.save_to_disk = True
         checkpointer.save(f"model_interrupted_rank{comm.get_rank()}")
-        _logger.error(
-            "Training ended in iteration %d; --resume goes on at %d", failed, self.trainer.iter + 1
-        )
+        next_iter = self.trainer.iter + 1
+        _logger.debug("Training ended in iteration %d; --resume goes on at %d", failed, next_iter)
+        if (error := sys.exception()) is not None:
+            # Python and train_net.py print it last, below whatever ended the training.
+            error.add_note(
+                f"training ended in iteration {failed}; --resume goes on at {next_iter}:"
+            )
+            error.add_note(f"    {command_to_resume(sys.argv)}")

@@ -192,7 +192,7 @@ def _scalar(dtype: Any, data: bytes | str) -> np.generic:
     return _numbers(data, dtype)[0]
 
 
-def _from_buffer(data: bytes, dtype: Any, shape: Any, order: str, axes: Any = None) -> np.ndarray:
+def _from_buffer(data: bytes, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
     flat = _numbers(data, dtype)
     if axes is not None:
         return flat.reshape(shape).transpose(axes)
