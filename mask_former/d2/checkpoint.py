@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,8 @@ from tabulate import tabulate
 from torch import nn
 
 from .errors import InputError
-from .weights import read_weights
+from .run.files import remove_unfinished, replacing
+from .weights import Unreadable, read_weights
 
 # Entries with a row for each class and one for "no object".
 _CLASS_ENTRIES = (
@@ -34,6 +36,10 @@ class LoadOptions(NamedTuple):
     """Let a file run whatever it names, as pickles may."""
     min_loaded: float = 0.5
     """The least fraction of the file's weights that must find a place in the model."""
+
+
+class Diverged(InputError):
+    """The numbers of a training are no longer finite."""
 
 
 class MaskFormerCheckpointer(DetectionCheckpointer):
@@ -60,7 +66,51 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **kwargs)
         self.strict_classes = strict_classes
         self.options = options or LoadOptions()
+        self.unsaved = ""
+        """Why the last checkpoint could not be saved; empty: it was."""
         self._by_end = False
+        self._resuming = False
+        self._last_iteration: int | None = None
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Saves a checkpoint that is whole and finite, or none, and tags it as the last.
+
+        Where the disk is full, one line says so and the training goes on; see ``unsaved``.
+
+        Raises:
+            Diverged: a weight or a statistic is not finite.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        model = self.model.state_dict()
+        if broken := [key for key, value in model.items() if not value.isfinite().all()]:
+            raise Diverged(
+                f"the training has diverged: {broken[0]} is not finite, and {name} was not saved; "
+                "lower SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS)"
+            )
+        states = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        try:
+            with replacing(path) as file:
+                torch.save({"model": model, **states, **kwargs}, file)
+            self.tag_last_checkpoint(f"{name}.pth")
+        except (OSError, RuntimeError) as error:  # torch's writer answers for the disk's
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            self.unsaved = f"{path} could not be saved: {str(reason).splitlines()[0]}"
+            _logger.warning("%s; the training goes on", self.unsaved)
+            return
+        self.unsaved = ""
+        self._last_iteration = states.get("trainer", {}).get("iteration")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Writes which file is the last."""
+        with replacing(os.path.join(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename.encode())
+
+    def last_iteration(self) -> int | None:
+        """The last iteration that was saved or taken up; None: there is none."""
+        return self._last_iteration
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """The last checkpoint of ``save_dir`` if there is one and ``resume`` says so, else a file.
@@ -69,9 +119,20 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             path: of the weights to start from; empty: start from scratch.
             resume: go on with the run whose checkpoints lie in ``save_dir``.
         """
-        if resume and self.has_checkpoint():
-            self.strict_classes = True
-        return super().resume_or_load(path, resume=resume)
+        if not (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=False)
+        self.strict_classes = self._resuming = True
+        remove_unfinished(self.save_dir)
+        last = Path(self.get_checkpoint_file())
+        others = sorted(Path(self.save_dir).glob("model_*.pth"), key=_written, reverse=True)
+        torn = []
+        for file in [last, *(file for file in others if file != last)]:
+            try:
+                return self.load(str(file))
+            except Unreadable as error:
+                torn.append(error)
+                _logger.warning("%s cannot be read; trying the checkpoint before it", file)
+        raise torn[0]
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Loads a checkpoint and logs one table of what found its place.
@@ -93,9 +154,12 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         self._by_end = path.endswith(_BY_END)
         path = path.removesuffix(_BY_END)
         if path and "://" not in path and not os.path.isfile(path):
-            raise InputError(f"no weights at {path}; mend MODEL.WEIGHTS, or fetch the file first")
+            raise Unreadable(f"no weights at {path}; mend MODEL.WEIGHTS, or fetch the file first")
         try:
-            return super().load(path, checkpointables)
+            rest = super().load(path, checkpointables)
+            trainer = self.checkpointables.get("trainer") if checkpointables is None else None
+            self._last_iteration = getattr(trainer, "iter", None)
+            return rest
         except OSError as error:
             raise InputError(
                 f"cannot read the weights {path}: {error}; mend MODEL.WEIGHTS"
@@ -123,6 +187,8 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         # The table has a row of its own for these.
         missing = [key for key in incompatible.missing_keys if key not in classes]
         incompatible.missing_keys[:] = missing
+        if self._resuming:
+            _require_same_model(file, incompatible)
         _log_table(file, loaded, number, incompatible, classes)
         self._require_enough(file, loaded, number - len(anew))
         return incompatible
@@ -155,6 +221,26 @@ def _other_classes(file: str, found: int, expected: int) -> str:
         f"{found} together with the data sets, or give weights of {expected} classes (without "
         "--resume and --eval-only, the class layer would start anew)"
     )
+
+
+def _written(file: Path) -> float:
+    return file.stat().st_mtime
+
+
+def _require_same_model(file: str, incompatible: Any) -> None:
+    """Refuses to go on with a run whose configuration has become another model's."""
+    faults = [
+        f"{key} is {found} in the file, {own} in the configuration"
+        for key, found, own in incompatible.incorrect_shapes
+    ]
+    faults += [f"{key} is only in the configuration" for key in incompatible.missing_keys]
+    faults += [f"{key} is only in the file" for key in incompatible.unexpected_keys]
+    if faults:
+        raise InputError(
+            f"{file} is of another model: {_shortened(faults)}; --resume goes on with the "
+            "configuration of the run, its config.yaml; to start from these weights, give them as "
+            "MODEL.WEIGHTS and another OUTPUT_DIR"
+        )
 
 
 def _entries_of_other_classes(

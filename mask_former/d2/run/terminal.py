@@ -168,8 +168,9 @@ def result_tables(results: Mapping[str, Any]) -> str:
         if not isinstance(measures, Mapping):
             continue
         whole = {name: value for name, value in measures.items() if "-" not in name}
-        row = [task, *(f"{value:.2f}" for value in whole.values())]
-        texts.append(tabulate([row], ["", *whole], disable_numparse=True))
+        if whole:
+            row = [task, *(f"{value:.2f}" for value in whole.values())]
+            texts.append(tabulate([row], ["", *whole], disable_numparse=True))
         if classes := _class_rows(measures):
             texts.append(classes)
     return "\n\n".join(texts)
