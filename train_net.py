@@ -6,17 +6,23 @@ Any number of ``KEY VALUE`` pairs overrides the file; ``--help`` lists the other
 
 import argparse
 import logging
+import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 # First: it says in one sentence what is missing.
-import mask_former.d2  # noqa: F401  # isort: skip
+try:
+    import mask_former.d2  # noqa: F401  # isort: skip
+except ImportError as error:
+    sys.exit(f"error: {error}")
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from mask_former.d2.allocation import keep_freed_memory
@@ -25,7 +31,13 @@ from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
 from mask_former.d2.fuse_norms import optimize_for_inference
+from mask_former.d2.run.files import replacing
+from mask_former.d2.run.processes import join_group, launched_by_torchrun, run_processes
+from mask_former.d2.run.terminal import open_logs
+from mask_former.d2.solver import check_solver
 from mask_former.d2.trainer import Trainer
+
+_logger = logging.getLogger("mask_former.train_net")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -42,6 +54,18 @@ def argument_parser() -> argparse.ArgumentParser:
         default=LoadOptions().min_loaded,
         metavar="F",
         help="fail if less than this fraction of a file's weights fit the model (%(default)s)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start anew in a folder that holds a checkpoint, whose files give way one by one",
+    )
+    parser.add_argument(
+        "--num-processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="share a batch among N processes on the CPU",
     )
     return parser
 
@@ -64,12 +88,19 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.DEVICE = "cpu"
         if cfg.SOLVER.AMP.DTYPE == "float16":  # many times slower than float32 on a CPU
             cfg.SOLVER.AMP.ENABLED = False
+    if cfg.SEED < 0:
+        cfg.SEED = comm.shared_random_seed()
+    check_solver(cfg)
     cfg.freeze()
-    default_setup(cfg, args)
-    rank = comm.get_rank()
-    logger = setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=rank, name="mask_former")
+    open_logs(cfg.OUTPUT_DIR)
     if lacks_cuda and args.num_gpus > 0:
-        logger.info("CUDA is not available; going on with the CPU")
+        _logger.info("CUDA is not available; going on with the CPU")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no fault
+    _logger.debug("Environment info:\n%s", collect_env_info())
+    _logger.debug("Command line arguments: %s", args)
+    _logger.debug("Running with full config:\n%s", cfg.dump())
+    seed_all_rng(cfg.SEED + comm.get_rank())
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     return cfg
 
 
@@ -85,16 +116,42 @@ def main(args: argparse.Namespace) -> Any:
     cfg = setup(args)
     if args.eval_only:
         return evaluate(cfg, args.resume, load_options(args))
+    overwrite = getattr(args, "overwrite", True)  # Detectron2's parser does not know it
+    check_folder(cfg.OUTPUT_DIR, args.resume, overwrite)
     trainer = Trainer(cfg)
     trainer.checkpointer.options = load_options(args)
     trainer.resume_or_load(resume=args.resume)
+    save_config(trainer.cfg)
     return trainer.train()
+
+
+def check_folder(folder: str, resume: bool, overwrite: bool) -> None:
+    """Refuses to start over where a run has left a checkpoint, unless told to."""
+    tag = Path(folder, "last_checkpoint")
+    if tag.is_file() and not resume and not overwrite:
+        raise InputError(
+            f"{folder} holds a run, last saved as {tag.read_text(encoding='utf-8')}; give --resume "
+            "to go on with it, --overwrite to start anew, or another OUTPUT_DIR"
+        )
+    if not resume and comm.is_main_process():
+        for path in (tag, Path(folder, "metrics.json")):  # of the run that starts over
+            path.unlink(missing_ok=True)
+    comm.synchronize()
+
+
+def save_config(cfg: CfgNode) -> None:
+    """Writes ``config.yaml``, from which the run can be repeated and its model built."""
+    if comm.is_main_process():
+        with replacing(Path(cfg.OUTPUT_DIR, "config.yaml")) as file:
+            file.write(cfg.dump().encode())
 
 
 def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> Any:
     """Results of ``MODEL.WEIGHTS``, or with ``resume`` of the last checkpoint, on DATASETS.TEST."""
     if cfg.TEST.AUG.ENABLED:
         Trainer.check_TTA(cfg)  # before the evaluation that comes first
+    if not Path(cfg.OUTPUT_DIR, "config.yaml").exists():
+        save_config(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = MaskFormerCheckpointer(model, save_dir=cfg.OUTPUT_DIR, options=options)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
@@ -108,30 +165,69 @@ def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> 
 
 
 def run(args: argparse.Namespace) -> None:
-    """``main``, which bad input ends with one sentence instead of a traceback."""
+    """``main``, which bad input and Ctrl-C end with one sentence instead of a traceback."""
     # Detectron2 logs the traceback of whatever ends a training.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
     try:
         main(args)
     except InputError as error:
-        sys.exit(f"error: {InputError.sentence(error)}")
+        sys.exit("\n".join([f"error: {InputError.sentence(error)}", *notes(error)]))
+    except KeyboardInterrupt as error:
+        if comm.is_main_process():
+            print("\n".join([str(error) or "interrupted", *notes(error)]), file=sys.stderr)
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))
+
+
+def notes(error: BaseException) -> list[str]:
+    """What the trainer has added to what ended it: where ``--resume`` goes on."""
+    return list(getattr(error, "__notes__", []))
 
 
 def _is_no_input_error(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], InputError))
 
 
-def run_on_all_gpus(args: argparse.Namespace) -> None:
-    """``run`` in a process for each GPU, or in this one."""
+def launch_run(args: argparse.Namespace) -> None:
+    """``run`` in this process, in one for each GPU, or in ``--num-processes`` on the CPU.
+
+    A process of torchrun meets the others of its group.
+    """
     num_gpus = args.num_gpus if torch.cuda.is_available() else 0
-    try:
-        launch(run, num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    except ProcessExitedException as error:  # the process itself has said why
-        sys.exit(str(error))
+    if launched_by_torchrun():
+        join_group(use_cuda=num_gpus > 0)
+        run(args)
+    elif args.num_processes > 1:
+        sys.exit(run_processes(args.num_processes, sys.argv))
+    else:
+        try:
+            launch(run, num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+        except ProcessExitedException as error:  # the process itself has said why
+            sys.exit(str(error))
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Refuses numbers of processes and machines that contradict themselves or cannot be had."""
+    faults = {
+        f"--num-gpus is {args.num_gpus}": args.num_gpus < 0,
+        f"--num-processes is {args.num_processes}": args.num_processes < 1,
+        f"--num-machines is {args.num_machines}": args.num_machines < 1,
+        f"--machine-rank is {args.machine_rank} of {args.num_machines} machines": not (
+            0 <= args.machine_rank < max(args.num_machines, 1)
+        ),
+        f"--num-processes {args.num_processes} is of the CPU, but --num-gpus is {args.num_gpus}": (
+            args.num_processes > 1 and args.num_gpus > 0 and torch.cuda.is_available()
+        ),
+        "--num-machines has no --dist-url at which the machines can meet": (
+            args.num_machines > 1 and "127.0.0.1" in args.dist_url
+        ),
+    }
+    for fault, is_there in faults.items():
+        if is_there:
+            sys.exit(f"error: {fault}; see --help")
 
 
 if __name__ == "__main__":
     keep_freed_memory()
     arguments = argument_parser().parse_args()
-    print("Command Line Args:", arguments)
-    run_on_all_gpus(arguments)
+    check_processes(arguments)
+    launch_run(arguments)

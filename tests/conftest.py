@@ -52,6 +52,15 @@ def datasets_root(request: pytest.FixtureRequest) -> Path:
     return folder.resolve()
 
 
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six random images in CamVid's layout; the folder of the training images."""
+    from tests.small_runs import draw_images  # Detectron2, which the lower floors do without
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return draw_images(tmp_path)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[GOLDEN_RUNS] = Counter()
 

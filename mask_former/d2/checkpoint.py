@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,8 @@ from tabulate import tabulate
 from torch import nn
 
 from .errors import InputError
-from .weights import read_weights
+from .run.files import remove_unfinished, replacing
+from .weights import Unreadable, read_weights
 
 # Entries with a row for each class and one for "no object".
 _CLASS_ENTRIES = (
@@ -34,6 +36,10 @@ class LoadOptions(NamedTuple):
     """Let a file run whatever it names, as pickles may."""
     min_loaded: float = 0.5
     """The least fraction of the file's weights that must find a place in the model."""
+
+
+class Diverged(InputError):
+    """The numbers of a training are no longer finite."""
 
 
 class MaskFormerCheckpointer(DetectionCheckpointer):
@@ -60,7 +66,51 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **kwargs)
         self.strict_classes = strict_classes
         self.options = options or LoadOptions()
+        self.unsaved = ""
+        """Why the last checkpoint could not be saved; empty: it was."""
         self._by_end = False
+        self._resuming = False
+        self._last_iteration: int | None = None
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Saves a checkpoint that is whole and finite, or none, and tags it as the last.
+
+        Where the disk is full, one line says so and the training goes on; see ``unsaved``.
+
+        Raises:
+            Diverged: a weight or a statistic is not finite.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        model = self.model.state_dict()
+        if broken := [key for key, value in model.items() if not value.isfinite().all()]:
+            raise Diverged(
+                f"the training has diverged: {broken[0]} is not finite, and {name} was not saved; "
+                "lower SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS)"
+            )
+        states = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        try:
+            with replacing(path) as file:
+                torch.save({"model": model, **states, **kwargs}, file)
+            self.tag_last_checkpoint(f"{name}.pth")
+        except (OSError, RuntimeError) as error:  # torch's writer answers for the disk's
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            self.unsaved = f"{path} could not be saved: {str(reason).splitlines()[0]}"
+            _logger.warning("%s; the training goes on", self.unsaved)
+            return
+        self.unsaved = ""
+        self._last_iteration = states.get("trainer", {}).get("iteration")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Writes which file is the last."""
+        with replacing(os.path.join(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename.encode())
+
+    def last_iteration(self) -> int | None:
+        """The last iteration that was saved or taken up; None: there is none."""
+        return self._last_iteration
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """The last checkpoint of ``save_dir`` if there is one and ``resume`` says so, else a file.
@@ -69,17 +119,32 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             path: of the weights to start from; empty: start from scratch.
             resume: go on with the run whose checkpoints lie in ``save_dir``.
         """
-        if resume and self.has_checkpoint():
-            self.strict_classes = True
-        return super().resume_or_load(path, resume=resume)
+        if not (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=False)
+        self.strict_classes = self._resuming = True
+        remove_unfinished(self.save_dir)
+        last = Path(self.get_checkpoint_file())
+        others = sorted(Path(self.save_dir).glob("model_*.pth"), key=_written, reverse=True)
+        torn = []
+        for file in [last, *(file for file in others if file != last)]:
+            try:
+                return self.load(str(file))
+            except Unreadable as error:
+                torn.append(error)
+                _logger.warning("%s cannot be read; trying the checkpoint before it", file)
+        raise torn[0]
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Loads a checkpoint and logs one table of what found its place.
 
         Args:
             path: a file, or an address that Detectron2 can fetch; empty: nothing is loaded. With
                 ``?matching_heuristics=True`` behind it, as in Detectron2's main branch, names are
                 matched by their ends.
+            checkpointables: what else of the file is taken up; None: all of it.
+
+        Returns:
+            What the file has beside, such as the iteration.
 
         Raises:
             InputError: the file is missing, broken, not safe to read, of another number of classes,
@@ -89,9 +154,12 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         self._by_end = path.endswith(_BY_END)
         path = path.removesuffix(_BY_END)
         if path and "://" not in path and not os.path.isfile(path):
-            raise InputError(f"no weights at {path}; mend MODEL.WEIGHTS, or fetch the file first")
+            raise Unreadable(f"no weights at {path}; mend MODEL.WEIGHTS, or fetch the file first")
         try:
-            return super().load(path, *args, **kwargs)
+            rest = super().load(path, checkpointables)
+            trainer = self.checkpointables.get("trainer") if checkpointables is None else None
+            self._last_iteration = getattr(trainer, "iter", None)
+            return rest
         except OSError as error:
             raise InputError(
                 f"cannot read the weights {path}: {error}; mend MODEL.WEIGHTS"
@@ -105,21 +173,24 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         file, weights = checkpoint.pop("file"), checkpoint["model"]
-        stale = _entries_of_other_classes(weights, self.model.state_dict())
-        if stale:
-            self._answer_other_classes(file, *next(iter(stale.values())))
-        for key in stale:
-            del weights[key]
         number = len(weights)
+        anew = _entries_of_other_classes(weights, self.model.state_dict())
+        if anew and self.strict_classes:
+            raise InputError(_other_classes(file, *next(iter(anew.values()))))
+        for key in anew:
+            del weights[key]
         incompatible = self._fill_model(file, checkpoint)
         # The model's own count is larger: PyTorch does not miss num_batches_tracked in old files.
-        loaded = number - len(incompatible.unexpected_keys) - len(incompatible.incorrect_shapes)
-        # One line has told about these.
-        dropped = {key.removeprefix("module.") for key in stale}
-        missing = [key for key in incompatible.missing_keys if key not in dropped]
+        unused = len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes)
+        loaded = number - len(anew) - unused
+        classes = {key.removeprefix("module."): numbers for key, numbers in anew.items()}
+        # The table has a row of its own for these.
+        missing = [key for key in incompatible.missing_keys if key not in classes]
         incompatible.missing_keys[:] = missing
-        _log_table(file, loaded, number, incompatible)
-        self._require_enough(file, loaded, number)
+        if self._resuming:
+            _require_same_model(file, incompatible)
+        _log_table(file, loaded, number, incompatible, classes)
+        self._require_enough(file, loaded, number - len(anew))
         return incompatible
 
     def _fill_model(self, file: str, checkpoint: dict[str, Any]) -> Any:
@@ -143,15 +214,33 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """Nothing more: the table has told."""
 
-    def _answer_other_classes(self, file: str, found: int, expected: int) -> None:
-        numbers = f"{file} has {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}"
-        if self.strict_classes:
-            raise InputError(
-                f"{numbers}; set it to {found} together with the data sets, or give weights of "
-                f"{expected} classes (without --resume and --eval-only, the class layer would "
-                "start anew)"
-            )
-        _logger.info("%s: the class layer starts anew", numbers)
+
+def _other_classes(file: str, found: int, expected: int) -> str:
+    return (
+        f"{file} has {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}; set it to "
+        f"{found} together with the data sets, or give weights of {expected} classes (without "
+        "--resume and --eval-only, the class layer would start anew)"
+    )
+
+
+def _written(file: Path) -> float:
+    return file.stat().st_mtime
+
+
+def _require_same_model(file: str, incompatible: Any) -> None:
+    """Refuses to go on with a run whose configuration has become another model's."""
+    faults = [
+        f"{key} is {found} in the file, {own} in the configuration"
+        for key, found, own in incompatible.incorrect_shapes
+    ]
+    faults += [f"{key} is only in the configuration" for key in incompatible.missing_keys]
+    faults += [f"{key} is only in the file" for key in incompatible.unexpected_keys]
+    if faults:
+        raise InputError(
+            f"{file} is of another model: {_shortened(faults)}; --resume goes on with the "
+            "configuration of the run, its config.yaml; to start from these weights, give them as "
+            "MODEL.WEIGHTS and another OUTPUT_DIR"
+        )
 
 
 def _entries_of_other_classes(
@@ -178,7 +267,14 @@ def _silent(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _log_table(file: str, loaded: int, number: int, incompatible: Any) -> None:
+def _log_table(
+    file: str,
+    loaded: int,
+    number: int,
+    incompatible: Any,
+    classes: dict[str, tuple[int, int]],
+) -> None:
+    """One line if the file and the model fit, else a table of what found no place."""
     mismatched = {key: (found, own) for key, found, own in incompatible.incorrect_shapes}
     missing = [key for key in incompatible.missing_keys if key not in mismatched]
     unused = incompatible.unexpected_keys
@@ -186,14 +282,21 @@ def _log_table(file: str, loaded: int, number: int, incompatible: Any) -> None:
         f"{key}: {found} in the file, {own} in the model"
         for key, (found, own) in mismatched.items()
     ]
-    rows = [
-        ("loaded", f"{loaded} of the file's {number}", ""),
-        ("missing in the file", len(missing), _shortened(missing)),
-        ("unused of the file", len(unused), _shortened(unused)),
-        ("shape mismatch", len(shapes), _shortened(shapes)),
+    if not (missing or unused or shapes or classes):
+        _logger.info("Weights of %s: all %d found their place", file, number)
+        return
+    rows = [("loaded", f"{loaded} of the file's {number}", "")]
+    if classes:
+        found, own = next(iter(classes.values()))
+        names = f"of {found} classes in the file, {own} in the model: {_shortened([*classes])}"
+        rows.append(("class layer, starts anew", str(len(classes)), names))
+    rows += [
+        ("missing in the file", str(len(missing)), _shortened(missing)),
+        ("unused of the file", str(len(unused)), _shortened(unused)),
+        ("shape mismatch", str(len(shapes)), _shortened(shapes)),
     ]
     level = logging.WARNING if missing or shapes else logging.INFO
-    table = tabulate(rows, ("weights", "number", "names"), "pipe", colalign=("left",) * 3)
+    table = tabulate(rows, tablefmt="plain", disable_numparse=True)
     _logger.log(level, "Weights of %s:\n%s", file, table)
 
 

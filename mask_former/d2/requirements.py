@@ -2,7 +2,9 @@
 
 import re
 import sys
+import warnings
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 OLDEST_VERSION = (0, 6)  # tools/install_detectron2.py reads it here
@@ -21,11 +23,23 @@ def require_detectron2() -> None:
     """
     problem = _problem()
     if problem is not None:
+        if (folder := _environment_beside()) is not None:
+            raise ImportError(
+                f"mask_former needs Detectron2 0.6 or newer; {problem} for {sys.executable}; this "
+                f"checkout has an environment: run `source {folder}/bin/activate` first"
+            )
         command = f"{sys.executable} tools/install_detectron2.py"
         raise ImportError(
             f"mask_former needs Detectron2 0.6 or newer; {problem}; run `{command}` in a checkout "
             "of mask_former, which installs it where there is none and else says what to mend"
         )
+
+
+def _environment_beside() -> Path | None:
+    """The environment that `make setup` has made in this checkout, if Python is not of it."""
+    folder = Path(__file__).resolve().parents[2] / ".venv"
+    is_used = Path(sys.prefix).resolve() == folder.resolve()
+    return folder if (folder / "bin" / "activate").is_file() and not is_used else None
 
 
 def _problem() -> str | None:
@@ -35,8 +49,11 @@ def _problem() -> str | None:
             return "none is installed"
         if _version(detectron2) < OLDEST_VERSION:
             return f"{detectron2.__file__} is {getattr(detectron2, '__version__', 'of no version')}"
-        for module in _MODULES:
-            import_module(module)
+        with warnings.catch_warnings():
+            # fvcore and Detectron2 call it as they are imported; nobody can mend that here.
+            warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
+            for module in _MODULES:
+                import_module(module)
     except ModuleNotFoundError as error:
         if error.name == "detectron2":
             return "none is installed"

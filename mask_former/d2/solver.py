@@ -1,7 +1,12 @@
-"""The optimizer and the learning-rate schedule: the only reader of ``cfg.SOLVER``."""
+"""The SOLVER section as an optimizer and a learning-rate schedule (paper, section 4.2)."""
 
+import functools
 import itertools
+import logging
+import math
+import operator
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,12 +14,15 @@ from detectron2.config import CfgNode
 from detectron2.projects.deeplab import build_lr_scheduler as build_d2_lr_scheduler
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.solver.build import maybe_add_gradient_clipping
+from detectron2.utils import comm
+from tabulate import tabulate
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .errors import InputError
 
+_logger = logging.getLogger(__name__)
 _NORMS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -52,6 +60,140 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     raise NotImplementedError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; give ADAMW or SGD")
 
 
+_RANGES: dict[str, tuple[float, float]] = {
+    "SOLVER.IMS_PER_BATCH": (1, math.inf),
+    "SOLVER.MAX_ITER": (0, math.inf),
+    "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
+    "SOLVER.BASE_LR": (0, math.inf),
+    "SOLVER.MOMENTUM": (0, 1),
+    "SOLVER.WARMUP_ITERS": (0, math.inf),
+    "SOLVER.WARMUP_FACTOR": (0, 1),
+    "SOLVER.BACKBONE_MULTIPLIER": (0, math.inf),
+    "SOLVER.WEIGHT_DECAY": (0, math.inf),
+    "SOLVER.WEIGHT_DECAY_NORM": (0, math.inf),
+    "SOLVER.WEIGHT_DECAY_EMBED": (0, math.inf),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (0, math.inf),
+    "SEED": (-math.inf, 2**32 - 1),
+}
+_NAMES = {
+    "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR"),
+    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model", "norm", "value"),
+}
+# Keys of Detectron2 that the published models do not heed, and their defaults.
+_UNHEEDED = {"NESTEROV": False, "BIAS_LR_FACTOR": 1.0, "WEIGHT_DECAY_BIAS": None}
+
+
+def check_solver(cfg: CfgNode) -> None:
+    """Refuses what no run can be trained with, and names keys that have no effect.
+
+    Args:
+        cfg: the whole configuration.
+
+    Raises:
+        InputError: with the key, the value and what is allowed.
+    """
+    for key, (least, most) in _RANGES.items():
+        value = _value(cfg, key)
+        if not least <= value <= most:  # also not of NaN
+            limits = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
+            limits = limits if least > -math.inf else f"{most:g} or less"
+            raise InputError(f"{key} is {value}; give {limits}")
+    for key, names in _NAMES.items():
+        if (name := _value(cfg, key)) not in names:
+            raise InputError(f"{key} is {name!r}; give {', '.join(names[:-1])} or {names[-1]}")
+    world, batch = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
+    if batch % world:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, which {world} processes cannot share alike; give a "
+            f"multiple of {world}"
+        )
+    for name, default in _UNHEEDED.items():
+        if cfg.SOLVER[name] != default:
+            _logger.warning(
+                "SOLVER.%s is %r, which has no effect, as in the published models' trainer",
+                name,
+                cfg.SOLVER[name],
+            )
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    return functools.reduce(operator.getitem, key.split("."), cfg)
+
+
+def check_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Refuses a checkpoint's state of another optimizer, or of parameters of other shapes.
+
+    Args:
+        optimizer: of the configuration.
+        state: of the checkpoint.
+
+    Raises:
+        InputError: torch would take it, and compute with it or reach beyond its buffers.
+    """
+    theirs, ours = state["param_groups"], optimizer.param_groups
+    remedy = "--resume goes on with the configuration of the run, its config.yaml"
+    if ("betas" in theirs[0]) != ("betas" in ours[0]):
+        names = ("ADAMW", "SGD") if "betas" in theirs[0] else ("SGD", "ADAMW")
+        raise InputError(
+            f"the run was trained with {names[0]}, but SOLVER.OPTIMIZER is {names[1]}; {remedy}"
+        )
+    if len(theirs) != len(ours):
+        raise InputError(
+            f"the run trains {len(theirs)} parameters, the configuration {len(ours)}, as other "
+            f"frozen parts give (MODEL.BACKBONE.FREEZE_AT); {remedy}"
+        )
+    parameters = [parameter for group in ours for parameter in group["params"]]
+    for index, entries in state["state"].items():
+        own = tuple(parameters[index].shape)
+        for name, value in entries.items():
+            if torch.is_tensor(value) and value.dim() and tuple(value.shape) != own:
+                raise InputError(
+                    f"{name} of parameter {index} is {tuple(value.shape)} in the checkpoint, but "
+                    f"the parameter is {own}; {remedy}"
+                )
+
+
+@contextmanager
+def settings_kept(optimizer: Optimizer, scheduler: LRScheduler) -> Iterator[None]:
+    """Lets a checkpoint restore moments and progress, but not rates, decay and schedule.
+
+    These are the configuration's, as whoever resumes with other ones means them.
+    """
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    base_lrs = list(scheduler.base_lrs)
+    yield
+    scheduler.base_lrs = base_lrs
+    scheduler._last_lr = list(scheduler.get_lr())
+    for group, settings, rate in zip(
+        optimizer.param_groups, groups, scheduler._last_lr, strict=True
+    ):
+        group.update(settings, lr=rate)
+
+
+def changed_settings(before: str, solver: CfgNode) -> str:
+    """A table of the settings that are no longer those of the run; empty: none.
+
+    Args:
+        before: the SOLVER section of the run, as YAML.
+        solver: that of the configuration.
+    """
+    old, new = _flat(CfgNode.load_cfg(before)), _flat(solver)
+    rows = [(key, old[key], new[key]) for key in new if key in old and old[key] != new[key]]
+    return tabulate(rows, ("", "before", "from now on"), disable_numparse=True) if rows else ""
+
+
+def _flat(node: CfgNode, prefix: str = "SOLVER.") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:  # YAML has no tuples
+            flat[prefix + key] = str(list(value) if isinstance(value, tuple) else value)
+    return flat
+
+
 def mixed_precision(cfg: CfgNode) -> torch.dtype | None:
     """The type that ``SOLVER.AMP`` asks for; None for float32 alone.
 
@@ -67,7 +209,7 @@ def mixed_precision(cfg: CfgNode) -> torch.dtype | None:
     return dtypes[amp.DTYPE]
 
 
-def _adamw(cfg: CfgNode, groups: list[dict[str, Any]]) -> Optimizer:
+def _adamw(cfg: CfgNode, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
     """Fused where torch can: with a group a parameter, ``foreach`` has nothing to bundle."""
     parameters = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
@@ -119,7 +261,7 @@ def _weight_decay(solver: CfgNode, module: nn.Module, name: str) -> float:
     return solver.WEIGHT_DECAY
 
 
-def _with_clipping(cfg: CfgNode, optimizer_class: type[Optimizer]) -> type[Optimizer]:
+def _with_clipping(cfg: CfgNode, optimizer_class: Any) -> Any:
     clipping = cfg.SOLVER.CLIP_GRADIENTS
     if clipping.CLIP_TYPE != "full_model":
         return maybe_add_gradient_clipping(cfg, optimizer_class)
@@ -128,7 +270,7 @@ def _with_clipping(cfg: CfgNode, optimizer_class: type[Optimizer]) -> type[Optim
     return optimizer_class
 
 
-def _clipping_full_model(optimizer_class: type[Optimizer], max_norm: float) -> type[Optimizer]:
+def _clipping_full_model(optimizer_class: Any, max_norm: float) -> Any:
     """An optimizer whose step first limits the L2 norm of all gradients together.
 
     ``CLIP_GRADIENTS.NORM_TYPE`` is not read, as published.
@@ -174,5 +316,5 @@ class PolyLR(WarmupPolyLR):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the progress of a run; the shape of the schedule stays the config's."""
-        progress = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
+        progress = ("last_epoch", "_step_count", "_last_lr")
         super().load_state_dict({k: v for k, v in state_dict.items() if k in progress})

@@ -6,22 +6,22 @@ import os
 import weakref
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    MetadataCatalog,
-    build_detection_test_loader,
-    build_detection_train_loader,
-)
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
+from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from .build.model import build_model
-from .checkpoint import MaskFormerCheckpointer
+from .checkpoint import Diverged, MaskFormerCheckpointer
 from .data.checks import check_dataset
 from .data.mappers import (
     DETRPanopticDatasetMapper,
@@ -33,7 +33,20 @@ from .data.mappers import (
 from .errors import InputError
 from .evaluation.choice import build_evaluator, choose_evaluators
 from .mixed_precision import MixedPrecisionTrainer
-from .solver import build_lr_scheduler, build_optimizer, mixed_precision
+from .run.data_order import OrderedLoader, build_train_loader
+from .run.interruption import CheckpointOnFailure, StopOnSignal, Stopped, describe_divergence
+from .run.processes import distributed
+from .run.randomness import reseed
+from .run.terminal import Progress, result_tables, summary
+from .solver import (
+    build_lr_scheduler,
+    build_optimizer,
+    changed_settings,
+    check_optimizer_state,
+    check_solver,
+    mixed_precision,
+    settings_kept,
+)
 from .tta import SemanticSegmentorWithTTA
 
 _MAPPERS = {
@@ -48,15 +61,17 @@ _logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Trains and evaluates what a configuration describes."""
 
+    _trainer: SimpleTrainer
+
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model on its device, without weights."""
         model = build_model(cfg)
-        _logger.info("Model:\n%s", model)
+        _logger.debug("Model:\n%s", model)
         return model
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+    def build_train_loader(cls, cfg: CfgNode) -> OrderedLoader:
         """Batches of the training sets, by the mapper that ``INPUT.DATASET_MAPPER_NAME`` names.
 
         Raises:
@@ -66,12 +81,12 @@ class Trainer(DefaultTrainer):
             check_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
         name = cfg.INPUT.DATASET_MAPPER_NAME
         if name in _MAPPERS:
-            return build_detection_train_loader(cfg, mapper=_MAPPERS[name](cfg, True))
+            return build_train_loader(cfg, _MAPPERS[name](cfg, True))
         known = ", ".join(_MAPPERS)
         _logger.warning(
             "INPUT.DATASET_MAPPER_NAME is %r: taking Detectron2's mapper (ours: %s)", name, known
         )
-        return build_detection_train_loader(cfg)
+        return build_train_loader(cfg, DatasetMapper(cfg, True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
@@ -124,14 +139,15 @@ class Trainer(DefaultTrainer):
             InputError: a data set is not evaluated by semantic labels alone.
         """
         cls.check_TTA(cfg)
-        _logger.info("Running inference with test-time augmentation ...")
+        _logger.info("Evaluating with test-time augmentation")
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
         evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
         return {f"{name}_TTA": result for name, result in results.items()}
 
     def __init__(self, cfg: CfgNode) -> None:
-        """
+        """Builds model, optimizer, loader and schedule.
+
         Args:
             cfg: the whole configuration.
 
@@ -139,69 +155,143 @@ class Trainer(DefaultTrainer):
             InputError: the model cannot be evaluated on DATASETS.TEST, said before it is trained;
                 or SOLVER.AMP.DTYPE is unknown.
         """
+        check_solver(cfg)
         for name in cfg.DATASETS.TEST:
             with contextlib.suppress(NotImplementedError):  # of which Detectron2 will speak
                 choose_evaluators(cfg, name)
         dtype = mixed_precision(cfg)
-        super().__init__(cfg if dtype is None else _without_mixed_precision(cfg))
+        # Not Detectron2's own, which wants CUDA for several processes and for mixed precision.
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        self.cfg = cfg = _with_seed(DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()))
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        self._trainer = SimpleTrainer(distributed(model), loader, optimizer)
         if dtype is not None:
-            self.cfg.SOLVER.AMP.ENABLED = True
             self._trainer = MixedPrecisionTrainer(self._trainer, dtype)
+        self.model.register_forward_hook(self._keep_losses)
+        self._losses: dict[str, torch.Tensor] = {}
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.checkpointer = MaskFormerCheckpointer(
+            self.model, cfg.OUTPUT_DIR, strict_classes=False, trainer=weakref.proxy(self)
+        )
+        self._stop = StopOnSignal()
+        self.register_hooks(self.build_hooks())
+
+    def _keep_losses(self, model: nn.Module, args: Any, losses: Any) -> None:
+        if model.training and isinstance(losses, dict):
+            self._losses = {name: loss.detach() for name, loss in losses.items()}
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, saving with our checkpointer, also when training fails."""
-        # Here, because the hooks take the checkpointer along.
-        self.checkpointer = MaskFormerCheckpointer(
-            self.model, self.cfg.OUTPUT_DIR, strict_classes=False, trainer=weakref.proxy(self)
-        )
+        """Detectron2's hooks, and ours for a training that ends before its time."""
         timer, schedule, *others = super().build_hooks()
-        return [timer, schedule, CheckpointOnFailure(), *others]
+        return [timer, schedule, CheckpointOnFailure(), self._stop, *others]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Takes up the run of OUTPUT_DIR if there is one and ``resume`` says so, else weights."""
+        super().resume_or_load(resume)
+        if isinstance(self.data_loader, OrderedLoader):
+            self.data_loader.first_batch = self.start_iter
+
+    def run_step(self) -> None:
+        """One iteration, whose draws depend on the seed, the iteration and the process alone.
+
+        Raises:
+            Diverged: the losses are not finite.
+        """
+        reseed(self.cfg.SEED, 1, self.iter, comm.get_rank())
+        try:
+            super().run_step()
+        except (FloatingPointError, ValueError) as error:
+            lost = [loss for loss in self._losses.values() if not loss.isfinite().all()]
+            if not lost and "diverged" not in str(error):
+                raise
+            rate = self.cfg.SOLVER.BASE_LR
+            raise Diverged(describe_divergence(self._losses, self.iter, rate, error)) from error
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+    ) -> dict[str, Any]:
+        """Detectron2's evaluation, whose results are shown as tables."""
+        _logger.info("Evaluating on %s", ", ".join(cfg.DATASETS.TEST))
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            names = cfg.DATASETS.TEST
+            named = {names[0]: results} if len(names) == 1 else results
+            for name, measures in named.items():
+                if measures:
+                    _logger.info("Results on %s, in per cent\n%s", name, result_tables(measures))
+        return results
+
+    def train(self) -> Any:
+        """Says what the run is, then trains.
+
+        Raises:
+            Stopped: a signal has ended the run.
+            InputError: the last weights could not be saved.
+        """
+        pictures = getattr(self.data_loader, "num_pictures", None)
+        _logger.info("%s", summary(self.cfg, self.model, pictures, self.start_iter))
+        try:
+            results = super().train()
+        except Exception as error:
+            if not self._stop.number:
+                raise
+            # A signal to the whole group has ended loader processes or other ranks before us.
+            stopped = Stopped(self._stop.number)
+            for note in getattr(error, "__notes__", []):
+                stopped.add_note(note)
+            raise stopped from None
+        if self.checkpointer.unsaved:
+            raise InputError(f"{self.checkpointer.unsaved}; make room, then give --resume")
+        return results
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's, which fill the log, and a short line for the terminal."""
+        return [*super().build_writers(), Progress(self.max_iter)]
 
     def state_dict(self) -> dict[str, Any]:
         """With the optimizer and the gradient scaler, which Detectron2 0.6 forgets."""
-        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+        ours = {"_trainer": self._trainer.state_dict(), "seed": self.cfg.SEED}
+        return {**super().state_dict(), **ours, "solver": self.cfg.SOLVER.dump()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the state of a run."""
-        super().load_state_dict(state_dict)
-        if "_trainer" in state_dict:
-            self._trainer.load_state_dict(state_dict["_trainer"])
-        else:
+        """Takes up the state of a run; what SOLVER says now holds from here on.
+
+        Raises:
+            InputError: the state is of another optimizer or another model.
+        """
+        inner = state_dict.get("_trainer")
+        if inner is not None:
+            check_optimizer_state(self.optimizer, inner["optimizer"])
+        with settings_kept(self.optimizer, self.scheduler):
+            super().load_state_dict(state_dict)
+            if inner is not None:
+                self._trainer.load_state_dict(inner)
+        if inner is None:
             _logger.warning("The checkpoint has no optimizer state: the optimizer starts anew")
+        if table := changed_settings(state_dict.get("solver", "{}"), self.cfg.SOLVER):
+            _logger.info("Settings that have changed since the checkpoint\n%s", table)
+        if "seed" in state_dict and state_dict["seed"] != self.cfg.SEED:
+            _logger.info("The seed stays %d, that of the run", state_dict["seed"])
+            self.cfg = _with_seed(self.cfg, state_dict["seed"])
+            if isinstance(self.data_loader, OrderedLoader):
+                self.data_loader.seed = self.cfg.SEED
 
 
-def _without_mixed_precision(cfg: CfgNode) -> CfgNode:
-    """So that Detectron2 makes its plain loop, which ours then takes over."""
+def _with_seed(cfg: CfgNode, seed: int | None = None) -> CfgNode:
+    """A configuration with a seed: that given, its own, or one that all processes draw."""
+    if seed is None and cfg.SEED >= 0:
+        return cfg
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.SOLVER.AMP.ENABLED = False
+    cfg.SEED = comm.shared_random_seed() if seed is None else seed
+    cfg.freeze()
     return cfg
-
-
-class CheckpointOnFailure(HookBase):
-    """Saves a checkpoint when an exception, or Ctrl-C, ends the training.
-
-    It stands behind the hook of the schedule: an iteration is complete when the optimizer and the
-    schedule have made their step. One that is not complete is run again by ``--resume``.
-    """
-
-    _complete = -1
-
-    def after_step(self) -> None:
-        """One more iteration is complete."""
-        self._complete = self.trainer.iter
-
-    def after_train(self) -> None:
-        """Called after a failure too; then the trainer has not reached ``max_iter``."""
-        if self.trainer.iter >= self.trainer.max_iter:
-            return
-        failed = self.trainer.iter
-        # What is saved; it also keeps Detectron2 from evaluating after a failed last iteration.
-        self.trainer.iter = max(self._complete, self.trainer.start_iter - 1)
-        # Any process may be the one that fails, and all hold the same weights.
-        checkpointer = self.trainer.checkpointer
-        checkpointer.save_to_disk = True
-        checkpointer.save(f"model_interrupted_rank{comm.get_rank()}")
-        _logger.error(
-            "Training ended in iteration %d; --resume goes on at %d", failed, self.trainer.iter + 1
-        )

@@ -75,7 +75,7 @@ def _read_safetensors(file: str, trusted: bool) -> dict[str, Any]:
             model = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
             metadata = content.metadata() or {}
     except SafetensorError as error:
-        raise InputError(_unreadable(file, error)) from error
+        raise Unreadable(_unreadable(file, error)) from error
     by_end = metadata.get("matching_heuristics", "").lower() == "true"
     return {"model": model, "matching_heuristics": by_end}
 
@@ -87,6 +87,10 @@ def _read_pickle(file: str, trusted: bool) -> Any:
 
 
 def _read_torch(file: str, trusted: bool) -> Any:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as parts:  # torch itself writes check sums and reads none
+            if broken := parts.testzip():
+                raise zipfile.BadZipFile(f"the check sum of {broken} is wrong")
     return torch.load(file, map_location="cpu", weights_only=not trusted)
 
 
@@ -117,6 +121,10 @@ def _check_weights(file: str, model: Any) -> None:
         )
 
 
+class Unreadable(InputError):
+    """A file is missing, torn, or in another format."""
+
+
 class _Refused(Exception):
     """A file names a global that weights do not need."""
 
@@ -132,8 +140,9 @@ def _naming(file: str) -> Iterator[None]:
         raise InputError(_refusal(file, str(error))) from error
     except _UNDECODABLE as error:
         named = _REFUSED_BY_TORCH.search(str(error))
-        sentence = _unreadable(file, error) if named is None else _refusal(file, named[1])
-        raise InputError(sentence) from error
+        if named is not None:
+            raise InputError(_refusal(file, named[1])) from error
+        raise Unreadable(_unreadable(file, error)) from error
 
 
 def _refusal(file: str, name: str) -> str:
@@ -192,7 +201,7 @@ def _scalar(dtype: Any, data: bytes | str) -> np.generic:
     return _numbers(data, dtype)[0]
 
 
-def _from_buffer(data: bytes, dtype: Any, shape: Any, order: str, axes: Any = None) -> np.ndarray:
+def _from_buffer(data: bytes, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
     flat = _numbers(data, dtype)
     if axes is not None:
         return flat.reshape(shape).transpose(axes)

@@ -18,6 +18,8 @@ class InstanceEvaluator(COCOEvaluator):
     among them, for which Detectron2 asserts, and its things need not be the first classes.
     """
 
+    _metadata: Metadata
+
     def __init__(self, dataset_name: str, output_dir: str) -> None:
         super().__init__(dataset_name, output_dir=output_dir)
         ids = sorted(self._coco_api.getCatIds())

@@ -1,0 +1,39 @@
+"""Files of a run, each of which is whole or not there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+_UNFINISHED = ".unfinished"
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that takes its place when all of it is on the disk.
+
+    Args:
+        path: what lay there stays until then, and stays if anything goes wrong.
+    """
+    beside = Path(f"{path}.{os.getpid()}{_UNFINISHED}")
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    folder = os.open(beside.parent, os.O_RDONLY)  # or the new name could be lost with the power
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Takes away what a process left that was killed as it wrote."""
+    for path in Path(folder).glob(f"*{_UNFINISHED}"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+"""Random numbers that depend on the seed and on what is drawn, on nothing that was drawn before."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def reseed(*key: int) -> None:
+    """Seeds the generators of Python, NumPy and torch, that of the CUDA devices included.
+
+    Args:
+        key: whole numbers of 0 or more; other numbers give independent draws.
+    """
+    seed = _reseed_cpu(key)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
+@contextmanager
+def reseeded(*key: int) -> Iterator[None]:
+    """The generators of the CPU seeded as by :func:`reseed`; afterwards they are as before."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        _reseed_cpu(key)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _reseed_cpu(key: tuple[int, ...]) -> int:
+    words = np.random.SeedSequence(key).generate_state(8)
+    random.seed(words[:2].tobytes())
+    np.random.seed(words[2:6])
+    seed = int.from_bytes(words[6:].tobytes()[:7], "little")
+    torch.default_generator.manual_seed(seed)
+    return seed

@@ -1,0 +1,68 @@
+"""What a run of seconds needs: CamVid's configuration with a tiny model, and made-up images."""
+
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from PIL import Image
+
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts, merge_yaml
+
+CONFIG = Path(__file__).parents[1] / "configs" / "camvid-11" / "maskformer_R50_bs16_10k.yaml"
+QUICK = {
+    "INPUT.MIN_SIZE_TRAIN": "(32,)",
+    "INPUT.CROP.SIZE": "(32, 32)",
+    "INPUT.MIN_SIZE_TEST": 32,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 2,
+    "DATALOADER.NUM_WORKERS": 0,
+}
+"""Of a run of the published model."""
+TINY = {
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 8,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 1,
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 12,
+    **QUICK,
+    # From the first step on large enough to show in float32.
+    "SOLVER.WARMUP_ITERS": 0,
+    "SOLVER.MAX_ITER": 3,
+    "SEED": 1,
+}
+"""Of a run of a tiny model."""
+
+
+def flat(options: dict[str, object]) -> list[str]:
+    """KEY VALUE pairs as a command line has them."""
+    return [str(part) for pair in options.items() for part in pair]
+
+
+def tiny_cfg(folder: Path, options: dict[str, object] | None = None) -> CfgNode:
+    """CamVid's configuration with a tiny model, which writes below a folder."""
+    cfg = get_mask_former_cfg()
+    merge_yaml(cfg, str(CONFIG))
+    merge_opts(cfg, flat({"MODEL.DEVICE": "cpu", **TINY, **(options or {})}))
+    cfg.OUTPUT_DIR = str(folder / "out")
+    return cfg
+
+
+def draw_images(folder: Path) -> Path:
+    """Six random images in CamVid's layout; gives the folder of the training images."""
+    random = np.random.RandomState(0)
+    for split in ("train", "val"):
+        for kind, extension, shape in (
+            ("images", "jpg", (32, 40, 3)),
+            ("annotations", "png", (32, 40)),
+        ):
+            of_kind = folder / "camvid" / kind / split
+            of_kind.mkdir(parents=True)
+            for i in range(3):
+                values = random.randint(0, 12, shape, dtype=np.uint8)
+                Image.fromarray(values).save(of_kind / f"{i}.{extension}")
+    return folder / "camvid" / "images" / "train"
