@@ -71,32 +71,45 @@ def panoptic_inference(
     contest = compete(class_logits, mask_logits, object_mask_threshold, overlap_threshold)
     columns = (contest.labels, contest.scores, contest.area, contest.kept)
     # One read; in double precision, in which areas are exact.
-    table = torch.stack([column.double() for column in columns], dim=1).tolist()
+    queries = torch.stack([column.double() for column in columns], dim=1).tolist()
+    segment_of_query, segments = _merge(queries, thing_ids)
+    ids = torch.tensor(segment_of_query or [0], dtype=torch.int32).to(contest.owner.device)
+    return ids[contest.owner.flatten()].view_as(contest.owner), segments
+
+
+def _merge(
+    queries: list[list[float]], thing_ids: Collection[int]
+) -> tuple[list[int], list[Segment]]:
+    """Numbers the segments; ``queries`` are (label, score, area, kept) of each that takes part.
+
+    Returns:
+        The segment id of each query, 0 for none, and the segments.
+    """
     segments: list[Segment] = []
     stuff: dict[int, Segment] = {}
-    segment_of_query = [0] * max(len(table), 1)
-    for query, (label, score, area, kept) in enumerate(table):
+    segment_of_query = []
+    for label_value, score, area, kept in queries:
+        label = int(label_value)
         if not kept:
+            segment_of_query.append(0)
             continue
-        segment = stuff.get(int(label))
-        if segment is None:
-            is_thing = int(label) in thing_ids
+        if label in stuff:
+            segment = stuff[label]
+            segment["area"] += int(area)
+            segment["score"] = max(segment["score"], score)
+        else:
             segment = Segment(
                 id=len(segments) + 1,
-                isthing=is_thing,
-                category_id=int(label),
+                isthing=label in thing_ids,
+                category_id=label,
                 score=score,
                 area=int(area),
             )
             segments.append(segment)
-            if not is_thing:
-                stuff[int(label)] = segment
-        else:
-            segment["area"] += int(area)
-            segment["score"] = max(segment["score"], score)
-        segment_of_query[query] = segment["id"]
-    ids = torch.tensor(segment_of_query, dtype=torch.int32).to(contest.owner.device)
-    return ids[contest.owner.flatten()].view_as(contest.owner), segments
+            if not segment["isthing"]:
+                stuff[label] = segment
+        segment_of_query.append(segment["id"])
+    return segment_of_query, segments
 
 
 @torch.no_grad()
