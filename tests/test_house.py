@@ -95,7 +95,8 @@ def test_imports_go_down(path: Path, part: str) -> None:
 def test_optional_packages_are_imported_where_they_are_needed(path: Path) -> None:
     statements = ast.parse(path.read_text()).body
     at_load = [s for s in statements if isinstance(s, ast.Import | ast.ImportFrom)]
-    names = imports("\n".join(map(ast.unparse, at_load)), "mask_former.d2")
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    names = imports("\n".join(map(ast.unparse, at_load)), package)
     assert [name for name in names if within(name, OPTIONAL)] == []
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
@@ -102,8 +103,12 @@ class MaskFormer(nn.Module):
                 * instances: ``Instances`` with pred_masks [n, height, width] (bool), pred_boxes,
                   scores and pred_classes, best first.
         """
+        if not batched_inputs and not self.training:
+            return []
         images = self.normalize_and_pad(batched_inputs)
         padding = self._padding(batched_inputs, images)
+        if torch.jit.is_tracing():
+            return self._traced_results(batched_inputs, images)
         if not self.training:
             return self._results(batched_inputs, images, self.network(images.tensor, padding))
         # Targets first: their copies to a device do not wait behind the forward pass.
@@ -195,6 +200,32 @@ class MaskFormer(nn.Module):
                 results.append(self._result(prediction.class_logits[-1, i], masks, output))
         return results
 
+    def _traced_results(
+        self, batched_inputs: Sequence[dict[str, Any]], images: ImageList
+    ) -> list[dict[str, Any]]:
+        """Semantic results by whole maps: bands of rows would become constants of the graph."""
+        options = self.inference
+        if self.training or options.panoptic or options.instance or options.general_semantic:
+            raise InputError(
+                "only marginal semantic results of a model in evaluation can be traced: turn "
+                "MODEL.MASK_FORMER.TEST.PANOPTIC_ON and INSTANCE_ON off, SEMANTIC_ON on, and set "
+                "SEMANTIC_INFERENCE to 'marginal'"
+            )
+        prediction = self.network(images.tensor)
+        masks = resize(prediction.mask_logits(), images.tensor.shape[-2:])
+        class_probs = prediction.class_logits[-1].softmax(dim=-1)[..., :-1]
+        results = []
+        for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
+            output = (x.get("height", size[0]), x.get("width", size[1]))
+            logits = masks[i : i + 1, :, : size[0], : size[1]]
+            if options.upsample_masks_first:
+                logits = resize(logits, output)
+            scores = torch.einsum("qc,bqhw->bchw", class_probs[i], logits.sigmoid())
+            scores = scores if options.upsample_masks_first else resize(scores, output)
+            found = scores[0].argmax(dim=0) if options.semantic_labels else scores[0]
+            results.append({"sem_seg": found})
+        return results
+
     def _result(
         self, class_logits: Tensor, masks: LazyMasks, output: tuple[int, int]
     ) -> dict[str, Any]:
@@ -239,3 +270,8 @@ class MaskFormer(nn.Module):
             output,
             labels,
         )
+
+
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear; maps [B, n, h, w] to a size (H, W)."""
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

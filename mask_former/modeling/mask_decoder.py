@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from ..structures import MaskPrediction, Padding
 from .layers import MLP, init_conv
-from .position_encoding import image_tokens
+from .position_encoding import check_even, image_tokens
 from .transformer import LayerOptions, Transformer, TransformerDecoder, TransformerEncoder
 
 
@@ -50,6 +50,7 @@ class TransformerMaskDecoder(nn.Module):
         enforce_input_projection: bool = False,
     ) -> None:
         super().__init__()
+        check_even(hidden_dim)
         options = LayerOptions(hidden_dim, num_heads, feedforward, dropout, pre_norm)
         self.deep_supervision = deep_supervision
         self.transformer = Transformer(

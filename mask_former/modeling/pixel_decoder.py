@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..structures import Padding
 from .layers import ConvNorm, NormFactory, group_norm, init_conv
-from .position_encoding import image_tokens
+from .position_encoding import check_even, image_tokens
 from .transformer import LayerOptions, TransformerEncoder
 
 Features = Mapping[str, Tensor] | Sequence[Tensor]
@@ -118,11 +119,13 @@ class BasePixelDecoder(nn.Module):
             maps = [features[name] for name in self.in_features]
         else:
             maps = list(features)
-        sizes = [list(x.shape[-2:]) for x in maps]
         if len(maps) != len(self.in_features):
             raise ValueError(
                 f"the pixel decoder has {len(self.in_features)} features, got {len(maps)}"
             )
+        if torch.jit.is_tracing():  # sizes are no numbers then
+            return maps
+        sizes = [list(x.shape[-2:]) for x in maps]
         if any(b[0] > a[0] or b[1] > a[1] for a, b in pairwise(sizes)):
             raise ValueError(
                 f"features must come finest first, got heights and widths {sizes} for "
@@ -161,6 +164,7 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
         pre_norm: bool = False,
     ) -> None:
         super().__init__(in_channels, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
+        check_even(conv_dim)
         self.encoded_channels = conv_dim
         coarsest = f"layer_{len(self.in_features)}"
         *_, channels = in_channels.values() if isinstance(in_channels, Mapping) else in_channels

@@ -36,8 +36,6 @@ def sine_position_encoding(
     Returns:
         [C, h, w], or with ``padded`` [B, C, h, w]; float32, whatever the model's type, in [-1, 1].
     """
-    if channels % 2:
-        raise ValueError(f"channels must be even, one half for each axis, got {channels}")
     lengths: tuple[float | Tensor, float | Tensor] = height, width
     if padded is not None:
         # The first column and the first row, which hold image in all images: [B, h] and [B, w].
@@ -47,6 +45,12 @@ def sine_position_encoding(
     columns = _encode_axis(width, lengths[1], channels // 2, device)[..., None, :]
     shape = (*rows.shape[:-2], height, width)
     return torch.cat([rows.expand(shape), columns.expand(shape)], dim=-3)
+
+
+def check_even(channels: int) -> None:
+    """Refuses a width that positions cannot be encoded in: half of it is for each axis."""
+    if channels % 2:
+        raise ValueError(f"channels must be even, one half for each axis, got {channels}")
 
 
 def _encode_axis(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 # softmax, and the value that the published weights were trained with.
 _APART = -100.0
 # CUDA launches at most so many blocks along the axes of batch and heads.
-_GRID = 65_535
+_CUDA_GRID = 65_535
 
 
 class WindowAttention(nn.Module):
@@ -62,7 +62,7 @@ class WindowAttention(nn.Module):
         windows = x.reshape(-1, bias.shape[0], *x.shape[-2:])
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
         # [*, n or 1, N, 3, heads, C / heads] to three of [*, n * heads or heads, N, C / heads]
-        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind()
         attended = _attention(
             query,
             key,
@@ -70,15 +70,22 @@ class WindowAttention(nn.Module):
             bias.flatten(0, 1)[None].to(query.dtype),
             self.attention_dropout if self.training else 0.0,
             self.scale,
+            _CUDA_GRID if query.is_cuda else None,
         )
         attended = attended.unflatten(1, (-1, self.num_heads)).transpose(2, 3)
         return self.proj_drop(self.proj(attended.reshape(x.shape)))
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    dropout: float,
+    scale: float,
+    most: int | None,
 ) -> Tensor:
-    """Fused attention, in as many parts as the kernels' grids need.
+    """Fused attention, in as many parts as the kernels need.
 
     Args:
         query: [batch, heads, N, C / heads], like ``key`` and ``value``.
@@ -87,13 +94,14 @@ def _attention(
         bias: [1, heads, N, N], added to the attention logits.
         dropout: share of dropped attention weights.
         scale: factor of the attention logits.
+        most: how long the axes of batch and heads may be; None: of any length.
     """
-    for axis in (0, 1):
-        if query.shape[axis] > _GRID:
-            parts = [tensor.split(_GRID, axis) for tensor in (query, key, value)]
-            biases = bias.split(_GRID, axis) if axis else [bias] * len(parts[0])
+    for axis in (0, 1) if most else ():
+        if query.shape[axis] > most:
+            parts = [tensor.split(most, axis) for tensor in (query, key, value)]
+            biases = bias.split(most, axis) if axis else [bias] * len(parts[0])
             rows = zip(*parts, biases, strict=True)
-            done = [_attention(q, k, v, some, dropout, scale) for q, k, v, some in rows]
+            done = [_attention(q, k, v, some, dropout, scale, most) for q, k, v, some in rows]
             return torch.cat(done, dim=axis)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from mask_former.modeling.position_encoding import sine_position_encoding
+from mask_former.modeling.pixel_decoder import TransformerEncoderPixelDecoder
+from mask_former.modeling.position_encoding import check_even, sine_position_encoding
 
 
 def test_published_values():
@@ -40,7 +41,9 @@ def test_every_cell_by_the_definition():
 
 def test_odd_channels_are_refused():
     with pytest.raises(ValueError, match=r"must be even.*got 5"):
-        sine_position_encoding(2, 2, channels=5)
+        check_even(5)
+    with pytest.raises(ValueError, match="must be even"):
+        TransformerEncoderPixelDecoder([3], conv_dim=33, norm=None)
 
 
 def test_stays_float32():

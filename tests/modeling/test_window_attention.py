@@ -5,9 +5,8 @@ import warnings
 import pytest
 import torch
 
-from mask_former.modeling import window_attention
 from mask_former.modeling.window_attention import (
-    WindowAttention,
+    _attention,
     join_windows,
     relative_position_index,
     shift_mask,
@@ -54,13 +53,10 @@ def test_the_compiler_says_nothing_of_masks():
     assert torch.equal(found, shift_mask(7, 5, 4, CPU))
 
 
-@pytest.mark.parametrize("shifted", [False, True])
-def test_more_windows_than_a_grid_takes_change_nothing(monkeypatch, shifted):
-    """Of 2 images with 6 windows and 2 heads: 12 images of windows, or 12 heads beside them."""
+@pytest.mark.parametrize("most", [1, 5, 12])
+def test_more_windows_or_heads_than_a_grid_takes_change_nothing(most):
     torch.manual_seed(0)
-    attention = WindowAttention(8, 2, 4, True, None, 0.0, 0.0).double()
-    x = torch.randn(2, 6, 16, 8, dtype=torch.float64)
-    apart = torch.rand(6, 16, 16) < 0.2 if shifted else None
-    expected = attention(x, apart)
-    monkeypatch.setattr(window_attention, "_GRID", 5)
-    torch.testing.assert_close(attention(x, apart), expected)
+    query, key, value = torch.randn(3, 12, 6, 4, 2, dtype=torch.float64)
+    bias = torch.randn(1, 6, 4, 4, dtype=torch.float64)
+    whole = _attention(query, key, value, bias, 0.0, 0.3, None)
+    torch.testing.assert_close(_attention(query, key, value, bias, 0.0, 0.3, most), whole)

@@ -1,0 +1,90 @@
+"""Traced and exported models give the same results at other sizes; operators are counted."""
+
+import warnings
+
+import pytest
+import torch
+from detectron2.export import TracingAdapter
+from detectron2.utils.analysis import FlopCountAnalysis
+from torch.export import Dim
+
+from mask_former.d2.errors import InputError
+from tests.d2.tiny_models import HEAD, MASK_FORMER, SWIN, WITH_ENCODER, image, make_model
+
+PANOPTIC = {
+    f"{MASK_FORMER}.TEST.PANOPTIC_ON": True,
+    "DATASETS.TRAIN": ("shapes_panoptic_train",),
+    f"{HEAD}.NUM_CLASSES": 7,
+}
+LABELS = {f"{MASK_FORMER}.TEST.SEM_SEG_OUTPUT": "labels"}
+FIRST = {f"{MASK_FORMER}.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": True}
+SIZES = [(64, 96), (50, 70), (128, 80)]
+
+
+def traced(model):
+    """The model as torch.jit.trace has it, and the warnings that name our files."""
+    adapter = TracingAdapter(model, [image(*SIZES[0])])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        graph = torch.jit.trace(adapter, adapter.flattened_inputs)
+    return graph, [w for w in caught if "mask_former" in w.filename.split("site-packages")[-1]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, WITH_ENCODER, SWIN, LABELS, FIRST],
+    ids=["R", "encoder", "Swin", "labels", "1st"],
+)
+@torch.no_grad()
+def test_a_traced_semantic_model_serves_other_sizes(options):
+    model = make_model(options).eval()
+    graph, warned = traced(model)
+    assert [str(w.message) for w in warned] == []
+    for seed, size in enumerate(SIZES):
+        expected = model([image(*size, seed=seed)])[0]["sem_seg"]
+        (found,) = graph(image(*size, seed=seed)["image"])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_other_results_cannot_be_traced():
+    with pytest.raises(InputError, match=r"only marginal semantic results .* can be traced: turn"):
+        traced(make_model(PANOPTIC).eval())
+
+
+@pytest.mark.parametrize("options", [{}, WITH_ENCODER], ids=["R", "encoder"])
+@torch.no_grad()
+def test_backbone_and_head_export_with_dynamic_sizes(options):
+    model = make_model(options).eval()
+    images = torch.randn(2, 3, 64, 96)
+    sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+    backbone = torch.export.export(
+        model.backbone, (images,), dynamic_shapes=(sizes,), strict=False
+    ).module()
+    features = model.backbone(images)
+    head = torch.export.export(
+        model.sem_seg_head,
+        (features,),
+        dynamic_shapes=(dict.fromkeys(features, sizes),),
+        strict=False,
+    ).module()
+    for shape in ((2, 3, 64, 96), (3, 3, 96, 64), (1, 3, 64, 160)):
+        images = torch.randn(*shape)
+        found, expected = head(backbone(images)), model.network(images)
+        torch.testing.assert_close(found.class_logits, expected.class_logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            found.mask_logits(), expected.mask_logits(), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("options", [{}, SWIN], ids=["R", "swin"])
+@torch.no_grad()
+def test_detectron2_counts_operators(options):
+    """By fvcore's handles; convolutions alone are most of them."""
+    model = make_model(options).eval()
+    counts = FlopCountAnalysis(model, [image(64, 96)]).unsupported_ops_warnings(False)
+    by_module = counts.by_module()
+    assert by_module["model.backbone"] > 0
+    layer = model.sem_seg_head.pixel_decoder.layer_1
+    per_pixel = layer.in_channels * layer.out_channels * 9
+    assert by_module["model.sem_seg_head.pixel_decoder.layer_1"] >= per_pixel * 16 * 24
+    assert by_module["model.sem_seg_head.predictor"] > 0
