@@ -210,7 +210,7 @@ def _assign(costs: Sequence[np.ndarray], device: torch.device) -> Matches:
             index = np.broadcast_to([[layer], [image]], (2, len(queries)))
             rows.append(np.concatenate([index, [queries, segments]]))
         per_image.append(len(image_cost) * min(image_cost.shape[1:]))
-    pairs = torch.from_numpy(np.concatenate(rows, axis=1))  # [4, M]
+    pairs = torch.tensor(np.concatenate(rows, axis=1))  # [4, M]
     layer, image, query, target = pairs.to(device, non_blocking=True)
     return Matches(layer, image, query, target, per_image)
 

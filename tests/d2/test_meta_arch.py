@@ -8,9 +8,11 @@ from detectron2.structures import ImageList
 
 from mask_former.d2.errors import InputError
 from mask_former.functional.semantic import semantic_inference
+from mask_former.modeling.head import MaskFormerHead
 from tests.d2.tiny_models import (
     BASELINE,
     FIXED,
+    HEAD,
     MASK_FORMER,
     PLUS,
     WITH_ENCODER,
@@ -206,3 +208,39 @@ def test_the_device_and_the_output_shapes_of_the_backbone():
     model = make_model()
     assert model.device == torch.device("cpu")
     assert model.backbone.output_shape()["res5"] == ShapeSpec(channels=256, stride=32)
+
+
+class DictHead(MaskFormerHead):
+    """A head of another project, whose output is the field's dict."""
+
+    def forward(self, features):
+        prediction = super().forward(features)
+        layers = [
+            {"pred_logits": prediction.class_logits[i], "pred_masks": prediction.mask_logits(i)}
+            for i in range(len(prediction.class_logits))
+        ]
+        return {**layers[-1], "aux_outputs": layers[:-1]}
+
+
+def test_a_head_that_gives_the_fields_dict_trains_and_evaluates():
+    keys = {f"{MASK_FORMER}.TEST.{kind}_ON": True for kind in ("PANOPTIC", "INSTANCE")}
+    things = {"DATASETS.TRAIN": "('shapes_panoptic_train',)", f"{HEAD}.NUM_CLASSES": 7}
+    model = make_model(keys | things).double()
+    batch = [sample(64, 96, [0, 2], seed=0), sample(50, 70, [1], seed=1)]
+    expected = model(batch)
+    plain = model.eval()(batch)
+    model.sem_seg_head.__class__ = DictHead
+    found = model.train()(batch)
+    assert found.keys() == expected.keys()
+    for name, loss in expected.items():
+        torch.testing.assert_close(found[name], loss)
+    sum(found.values()).backward()
+    assert model.sem_seg_head.pixel_decoder.mask_features.weight.grad.abs().sum() > 0
+    for ours, theirs in zip(model.eval()(batch), plain, strict=True):
+        torch.testing.assert_close(ours["sem_seg"], theirs["sem_seg"])
+        assert torch.equal(ours["panoptic_seg"][0], theirs["panoptic_seg"][0])
+        assert torch.equal(ours["instances"].pred_masks, theirs["instances"].pred_masks)
+
+
+def test_no_images_give_no_results():
+    assert make_model().eval()([]) == []
