@@ -160,3 +160,32 @@ def test_the_lines_of_the_readme(weights, tmp_path, monkeypatch):
 def test_missing_weights_are_named():
     with pytest.raises(InputError, match=r"no weights at gone\.pth"):
         load_predictor(TINY, weights="gone.pth")
+
+
+def test_grey_and_transparent_pictures(weights):
+    predictor = load_predictor(TINY, weights=weights[0], opts=["INPUT.MIN_SIZE_TEST", "60"])
+    image = picture()
+    grey = image[:, :, 0]
+    expected = predictor(np.stack([grey] * 3, axis=-1))["sem_seg"]
+    assert torch.equal(predictor(grey)["sem_seg"], expected)
+    assert torch.equal(predictor(grey[:, :, None])["sem_seg"], expected)
+    bgra = np.concatenate([image, grey[:, :, None]], axis=-1)
+    assert torch.equal(predictor(bgra)["sem_seg"], predictor(image)["sem_seg"])
+
+
+def test_what_is_no_picture(weights, tmp_path):
+    predictor = load_predictor(TINY, weights=weights[0])
+    with pytest.raises(
+        InputError, match=r"None, which cv2.imread gives for a file that is missing"
+    ):
+        predictor(cv2.imread(str(tmp_path / "missing.jpg")))
+    cases = {
+        r"uint16 \[60, 90, 3\]": picture().astype(np.uint16),
+        r"float32 \[60, 90, 3\]": picture().astype(np.float32),
+        r"uint8 \[3, 60, 90\]": picture().transpose(2, 0, 1),
+        r"uint8 \[0, 90, 3\]": picture()[:0],
+        r"str \[\]": "street.jpg",
+    }
+    for found, given in cases.items():
+        with pytest.raises(InputError, match=rf"the picture is {found}; give uint8"):
+            predictor(given)
