@@ -178,7 +178,7 @@ def segment_pictures(args: argparse.Namespace) -> None:
                 break
         except InputError as error:
             failures.append(InputError.sentence(error))
-            _logger.error(failures[-1])
+            _logger.error("%s: left out, the end tells why", picture)
     if failures:
         count = f"{len(failures)} of {len(pictures)} pictures failed:\n  "
         raise InputError((count if len(pictures) > 1 else "") + "\n  ".join(failures))
