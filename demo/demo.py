@@ -11,8 +11,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-# First: it says in one sentence what is missing.
-import mask_former.d2  # noqa: F401  # isort: skip
+# Threads that wait are to sleep: when the cores are busy, those that spin take the time of the one
+# that they wait for. OpenMP reads it when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before other packages: it says in one sentence what is missing.
+try:
+    import mask_former.d2  # noqa: F401  # isort: skip
+except ImportError as error:
+    sys.exit(f"error: {error}")
 import cv2
 import numpy as np
 import torch
@@ -36,7 +42,8 @@ ESCAPE = 27
 INSTANCE_SCORE = 0.5
 FILES = """\
 files: of photo.jpg, --output FOLDER gets, and --output FOLDER/photo.jpg gives the name of
-  overlay  photo.jpg        the picture with what was found painted over it
+  overlay  photo.jpg        the picture, if need be enlarged to 400 pixels, with what was found
+                            painted over it
   color    photo.color.png  palette PNG: the overlay's colours, void black (RGB beyond 256 colours)
   label    photo.label.png  classes: their ids, void 255 (16 bits and 65535 with over 255 classes);
                             segments and instances: RGB, id = R + 256 G + 65536 B, void 0
@@ -68,19 +75,43 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--config-file", metavar="FILE", default=str(CONFIG), help="YAML; default: %(default)s")
+    home = os.path.expanduser  # where a shell has left "~" alone, as in --output=~/results
+    add(
+        "--config-file",
+        metavar="FILE",
+        default=str(CONFIG),
+        type=home,
+        help="YAML; default: %(default)s",
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--webcam", action="store_true", help="show camera 0, live")
-    source.add_argument("--video-input", metavar="FILE", help="a video")
+    source.add_argument("--video-input", metavar="FILE", type=home, help="a video")
     source.add_argument(
         "--input",
         nargs="+",
         metavar="PICTURE",
         help="pictures, or one quoted pattern such as '~/photos/*.jpg'",
     )
+    add_output_arguments(parser)
+    add(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="changes to the configuration, MODEL.WEIGHTS FILE among them; comes last",
+    )
+    args = parser.parse_args(argv)
+    check_args(parser, args)
+    return args
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is drawn and where it goes."""
+    add = parser.add_argument
     add(
         "--output",
         metavar="PATH",
+        type=os.path.expanduser,
         help="the file to write, or a folder for files of the inputs' names (made if need be; a "
         "name without a suffix is a folder); without it a window shows the results, and Esc ends",
     )
@@ -101,16 +132,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "whose best score, the sum of class times mask probabilities, is lower; instances: leave "
         f"out those of a lower score, default: {INSTANCE_SCORE}",
     )
-    add(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="changes to the configuration; comes last",
-    )
-    args = parser.parse_args(argv)
-    check_args(parser, args)
-    return args
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -133,25 +154,46 @@ def main(argv: Sequence[str] | None = None) -> None:
         segment_pictures(args) if args.input else segment_video(args)
     except InputError as error:
         sys.exit(f"error: {InputError.sentence(error)}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 def segment_pictures(args: argparse.Namespace) -> None:
-    """Writes or shows what is found in each picture."""
+    """Writes or shows what is found in each picture.
+
+    Raises:
+        InputError: pictures could not be read, or their results written; the others are done.
+    """
     pictures = find_pictures(args.input)
+    targets: Sequence[Targets | None]
     if args.output:
         targets = name_targets(pictures, args.output, args.save)
     else:
         targets = require_window(pictures)
     demo = build_demo(args)
+    failures = []
     for picture, files in zip(pictures, targets, strict=True):
-        image = read_image({"file_name": picture}, "BGR")
-        start = time.perf_counter()
-        found = demo.find(demo.predict(image))
-        _logger.info("%s: %s in %.2f s", picture, describe(found), time.perf_counter() - start)
-        if files is not None:
-            save(demo, image, found, files)
-        elif show(draw(demo, image, found)[:, :, ::-1], milliseconds=0) == ESCAPE:
-            break
+        try:
+            if segment_picture(demo, picture, files) == ESCAPE:
+                break
+        except InputError as error:
+            failures.append(InputError.sentence(error))
+            _logger.error("%s: left out, the end tells why", picture)
+    if failures:
+        count = f"{len(failures)} of {len(pictures)} pictures failed:\n  "
+        raise InputError((count if len(pictures) > 1 else "") + "\n  ".join(failures))
+
+
+def segment_picture(demo: VisualizationDemo, picture: str, files: Targets | None) -> int | None:
+    """Writes what is found, or shows it and gives the key that was pressed."""
+    image = read_image({"file_name": picture}, "BGR")
+    start = time.perf_counter()
+    found = demo.find(demo.predict(image))
+    _logger.info("%s: %s in %.2f s", picture, describe(found), time.perf_counter() - start)
+    if files is None:
+        return show(draw(demo, image, found)[:, :, ::-1], milliseconds=0)
+    save(demo, image, found, files)
+    return None
 
 
 def build_demo(args: argparse.Namespace) -> VisualizationDemo:
@@ -159,6 +201,11 @@ def build_demo(args: argparse.Namespace) -> VisualizationDemo:
     cfg = get_mask_former_cfg()
     merge_yaml(cfg, args.config_file)
     merge_opts(cfg, args.opts)
+    if not cfg.MODEL.WEIGHTS or "://ImageNetPretrained/" in cfg.MODEL.WEIGHTS:
+        raise InputError(
+            f"MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS!r}, from which a training starts: the model has "
+            "learnt no classes yet; name a trained one with --opts MODEL.WEIGHTS FILE"
+        )
     threshold = args.confidence_threshold
     if threshold is not None:
         test = cfg.MODEL.MASK_FORMER.TEST
@@ -196,7 +243,7 @@ def find_pictures(names: Sequence[str]) -> list[str]:
     return pictures
 
 
-def require_window(pictures: Sequence[str] = ()) -> list[None]:
+def require_window(pictures: Sequence[str] = ()) -> Sequence[Targets | None]:
     """No files to write, when OpenCV can open a window instead.
 
     Raises:
@@ -257,7 +304,7 @@ def segment_video(args: argparse.Namespace) -> None:
     capture = open_capture(args.video_input)
     target = name_video(args.video_input, args.output) if args.output else require_window()
     frames = build_demo(args).run_on_video(capture)
-    if target:
+    if isinstance(target, Path):
         write_video(frames, capture, target)
     else:
         for frame in frames:

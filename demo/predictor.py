@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.visualizer import VisImage
 
 from mask_former.d2.predictor import Predictor
-from mask_former.d2.visualization.drawing import FastVisualizer, SteadyVisualizer
+from mask_former.d2.visualization.drawing import FastVisualizer, SteadyVisualizer, enlarge
 from mask_former.d2.visualization.regions import (
     Found,
     Predictions,
@@ -48,7 +48,8 @@ class VisualizationDemo:
             image: [H, W, 3]; BGR, uint8.
 
         Returns:
-            What the model gives for one image, and the drawing, whose ``get_image()`` is RGB.
+            What the model gives for one image, and the drawing, whose ``get_image()`` is RGB and,
+            of an image below 400 pixels, some whole number of times as large.
         """
         predictions = self.predict(image)
         return predictions, self.draw(image, predictions)
@@ -75,15 +76,18 @@ class VisualizationDemo:
         return self.draw_regions(image, self.find(predictions))
 
     def draw_regions(self, image: np.ndarray, found: Found) -> VisImage | FastVisualizer:
-        """Regions of an image [H, W, 3] (BGR, uint8) over it."""
+        """Regions of an image [H, W, 3] (BGR, uint8) over it; a small one is enlarged."""
+        return self._draw(*enlarge(image, found))
+
+    def _draw(self, image: np.ndarray, found: Found) -> VisImage | FastVisualizer:
         return self.visualizer(image[:, :, ::-1]).draw(found)
 
     def run_on_video(self, capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
         """Frames [H, W, 3], BGR, with predictions drawn over them, until the video ends.
 
-        A thing keeps its colour from frame to frame.
+        A thing keeps its colour from frame to frame, and frames keep their size.
         """
         tracker = Tracker()
         while (frame := capture.read()[1]) is not None:
-            drawing = self.draw_regions(frame, self.find(self.predict(frame), tracker))
+            drawing = self._draw(frame, self.find(self.predict(frame), tracker))
             yield cv2.cvtColor(drawing.get_image(), cv2.COLOR_RGB2BGR)

@@ -20,9 +20,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# First: it says in one sentence what is missing.
-import mask_former.d2  # noqa: F401  # isort: skip
-import cv2
+# Threads that wait are to sleep: when the cores are busy, those that spin take the time of the one
+# that they wait for. OpenMP reads it when torch is loaded, here and in train_net.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before other packages: it says in one sentence what is missing.
+try:
+    import mask_former.d2  # noqa: F401  # isort: skip
+except ImportError as error:
+    sys.exit(f"error: {error}")
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -35,11 +40,12 @@ from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_yaml
 from mask_former.d2.data.annotations import read_panoptic_map
 from mask_former.d2.data.reading import read_image
+from mask_former.d2.visualization.drawing import enlarge
+from mask_former.d2.visualization.tracker import Tracker
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml"
-ROWS = 8  # pictures on the sheet
-SCALE = 3  # the pictures are too small for labels
+ROWS = 6  # pictures on the sheet
 MARGIN = 8  # pixels between pictures
 FONT_SIZE = 20
 COLUMNS = ("input", "ground truth", "prediction")
@@ -106,6 +112,8 @@ def load_prepare_shapes() -> ModuleType:
     """The script of the data set; it belongs to no package."""
     path = ROOT / "datasets" / "prepare_shapes.py"
     spec = importlib.util.spec_from_file_location("prepare_shapes", path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -164,27 +172,20 @@ def title(cfg: CfgNode, metrics: Metrics, num_images: int) -> str:
 
 
 def draw_row(demo: VisualizationDemo, sample: dict[str, Any]) -> list[np.ndarray]:
-    """The three pictures [SCALE H, SCALE W, 3], RGB, of one image."""
+    """The three pictures, enlarged, of one image; a thing has the colour of what it matches."""
     image = read_image(sample, "BGR")
     segments = sample["segments_info"]
     ids = read_panoptic_map(sample["pan_seg_file_name"], segments).ids
     predicted_ids, predicted = demo.predictor(image)["panoptic_seg"]
-    large = cv2.resize(image, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
-    return [
-        large[:, :, ::-1],
-        draw_segments(demo, large, ids, segments),
-        draw_segments(demo, large, predicted_ids.cpu().numpy(), predicted),
-    ]
-
-
-def draw_segments(
-    demo: VisualizationDemo, large: np.ndarray, ids: np.ndarray, segments: list[dict[str, Any]]
-) -> np.ndarray:
-    """The enlarged image with its segments; ids: [H, W], at the original size."""
+    tracker = Tracker(overlap=0.5)  # from which PQ counts a segment as found
+    truth = demo.find({"panoptic_seg": (torch.as_tensor(ids), segments)}, tracker)
     # A score for each thing would cover the small ones.
-    unscored = [{key: s[key] for key in s if key != "score"} for s in segments]
-    enlarged = torch.as_tensor(ids.repeat(SCALE, axis=0).repeat(SCALE, axis=1))
-    return demo.draw(large, {"panoptic_seg": (enlarged, unscored)}).get_image()
+    unscored = [{key: s[key] for key in s if key != "score"} for s in predicted]
+    found = demo.find({"panoptic_seg": (predicted_ids, unscored)}, tracker)
+    return [
+        enlarge(image, {})[0][:, :, ::-1],
+        *(demo.draw_regions(image, regions).get_image() for regions in (truth, found)),
+    ]
 
 
 def lay_out(line: str, rows: list[list[np.ndarray]]) -> Image.Image:

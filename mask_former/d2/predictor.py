@@ -15,6 +15,7 @@ from torch import nn
 from .build.model import build_model
 from .checkpoint import MaskFormerCheckpointer
 from .config import load_config
+from .errors import InputError
 from .fuse_norms import optimize_for_inference
 
 Sample = dict[str, Any]
@@ -49,12 +50,36 @@ class Predictor(DefaultPredictor):
 
     def _sample(self, picture: np.ndarray) -> Sample:
         """What the model takes: the picture in its order of channels, resized."""
+        picture = _as_bgr(picture)
         height, width = picture.shape[:2]
         if self.input_format == "RGB":
             picture = picture[:, :, ::-1]
         resized = self.aug.get_transform(picture).apply_image(picture)
         image = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
         return {"image": image, "height": height, "width": width}
+
+
+def _as_bgr(picture: np.ndarray | None) -> np.ndarray:
+    """The picture [H, W, 3] of one that is so already, grey [H, W] or [H, W, 1], or BGRA.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if picture is None:
+        raise InputError(
+            "the picture is None, which cv2.imread gives for a file that is missing or no picture; "
+            "mend the file's name"
+        )
+    shape, dtype = np.shape(picture), getattr(picture, "dtype", type(picture).__name__)
+    channels = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else 0
+    if dtype != np.uint8 or channels not in (1, 3, 4) or 0 in shape:
+        raise InputError(
+            f"the picture is {dtype} {list(shape)}; give uint8 in 0..255, [H, W, 3] in the order "
+            "BGR, [H, W] or [H, W, 1] in grey, or [H, W, 4] in BGRA"
+        )
+    if channels == 1:
+        return picture.reshape(*shape[:2], 1).repeat(3, axis=2)
+    return picture[:, :, :3]
 
 
 def predict_batched(

@@ -159,3 +159,32 @@ def test_missing_weights_are_named():
 def test_a_named_device_is_used_or_refused(weights):
     with pytest.raises(InputError, match=r"MODEL\.DEVICE is 'xla', which cannot be used here"):
         load_predictor(TINY, weights[0], ["MODEL.DEVICE", "xla"])
+
+
+def test_grey_and_transparent_pictures(weights):
+    predictor = load_predictor(TINY, weights=weights[0], opts=["INPUT.MIN_SIZE_TEST", "60"])
+    image = picture()
+    grey = image[:, :, 0]
+    expected = predictor(np.stack([grey] * 3, axis=-1))["sem_seg"]
+    assert torch.equal(predictor(grey)["sem_seg"], expected)
+    assert torch.equal(predictor(grey[:, :, None])["sem_seg"], expected)
+    bgra = np.concatenate([image, grey[:, :, None]], axis=-1)
+    assert torch.equal(predictor(bgra)["sem_seg"], predictor(image)["sem_seg"])
+
+
+def test_what_is_no_picture(weights, tmp_path):
+    predictor = load_predictor(TINY, weights=weights[0])
+    with pytest.raises(
+        InputError, match=r"None, which cv2.imread gives for a file that is missing"
+    ):
+        predictor(cv2.imread(str(tmp_path / "missing.jpg")))
+    cases = {
+        r"uint16 \[60, 90, 3\]": picture().astype(np.uint16),
+        r"float32 \[60, 90, 3\]": picture().astype(np.float32),
+        r"uint8 \[3, 60, 90\]": picture().transpose(2, 0, 1),
+        r"uint8 \[0, 90, 3\]": picture()[:0],
+        r"str \[\]": "street.jpg",
+    }
+    for found, given in cases.items():
+        with pytest.raises(InputError, match=rf"the picture is {found}; give uint8"):
+            predictor(given)

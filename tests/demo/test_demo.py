@@ -4,12 +4,18 @@ import json
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 import demo
 from tests.demo.running import INSTANCE, PANOPTIC, SEMANTIC, SHAPES, read, sentence
+
+
+def enlarged(path: Path) -> np.ndarray:
+    """A picture of 128 pixels, as large as overlays of it."""
+    return cv2.resize(read(path), None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +38,7 @@ def test_paints_a_picture(
     target = tmp_path / "drawn.png"
     argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(target)]
     demo.main([*argv, "--confidence-threshold", threshold, "--opts", *weights, *opts])
-    before, after = read(pictures[0]).astype(int), read(target).astype(int)
+    before, after = enlarged(pictures[0]).astype(int), read(target).astype(int)
     assert after.shape == before.shape
     # The overlay is much stronger than what a JPEG could lose.
     assert (np.abs(after - before).max(axis=-1) > 20).mean() > 0.3
@@ -48,13 +54,14 @@ def test_paints_nothing_at_threshold_1(
     target = tmp_path / "drawn.png"
     argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(target)]
     demo.main([*argv, "--confidence-threshold", "1", "--opts", *weights, *opts])
-    np.testing.assert_array_equal(read(target), read(pictures[0]))
+    np.testing.assert_array_equal(read(target), enlarged(pictures[0]))
 
 
-def test_threshold_of_labels(pictures: list[Path], tmp_path: Path) -> None:
+def test_threshold_of_labels(weights: list[str], pictures: list[Path], tmp_path: Path) -> None:
     argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path / "drawn.png")]
     labels = ["MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT", "labels"]
-    message = sentence([*argv, "--confidence-threshold", "0.5", "--opts", *SEMANTIC, *labels])
+    opts = [*weights, *SEMANTIC, *labels]
+    message = sentence([*argv, "--confidence-threshold", "0.5", "--opts", *opts])
     assert "--confidence-threshold" in message
     assert "SEM_SEG_OUTPUT" in message
 
@@ -75,9 +82,9 @@ def test_config_decides_without_threshold(
     ]
     key = "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD"
     demo.main([*argv, key, "1.0"])
-    np.testing.assert_array_equal(read(target), read(pictures[0]))
+    np.testing.assert_array_equal(read(target), enlarged(pictures[0]))
     demo.main([*argv, key, "0.0"])
-    assert (read(target) != read(pictures[0])).mean() > 0.3
+    assert (read(target) != enlarged(pictures[0])).mean() > 0.3
 
 
 def test_same_picture_has_the_same_colors(
@@ -90,9 +97,13 @@ def test_same_picture_has_the_same_colors(
     np.testing.assert_array_equal(read(targets[0]), read(targets[1]))
 
 
-def test_writes_several_into_a_new_folder(pictures: list[Path], tmp_path: Path) -> None:
+def test_writes_several_into_a_new_folder(
+    weights: list[str], pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / "new" / "folder"
-    demo.main([*SHAPES, "--input", *map(str, pictures), "--output", str(folder)])
+    argv = [*SHAPES, "--input", *map(str, pictures), "--output", "~/new/folder"]
+    demo.main([*argv, "--opts", *weights])
     assert sorted(path.name for path in folder.iterdir()) == [path.name for path in pictures]
 
 
@@ -168,24 +179,26 @@ def test_file_with_the_signs_of_a_pattern(tmp_path: Path) -> None:
     assert demo.find_pictures([str(path)]) == [str(path)]
 
 
-def test_ade20k_picture(datasets_root: Path, tmp_path: Path) -> None:
+def test_ade20k_picture(weights: list[str], datasets_root: Path, tmp_path: Path) -> None:
     folder = datasets_root / "ADEChallengeData2016" / "images" / "validation"
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}")
     picture = min(folder.glob("*.jpg"))
-    small = ["--opts", "MODEL.WEIGHTS", "", "INPUT.MIN_SIZE_TEST", "128"]
-    demo.main(["--input", str(picture), "--output", str(tmp_path), *small])
+    argv = [*SHAPES, "--input", str(picture), "--output", str(tmp_path)]
+    demo.main([*argv, "--opts", *weights, *SEMANTIC, "INPUT.MIN_SIZE_TEST", "128"])
     before, after = read(picture), read(tmp_path / picture.name)
     assert after.shape == before.shape
     assert (np.abs(after.astype(int) - before).max(axis=-1) > 20).mean() > 0.5
 
 
 def test_goes_on_with_the_cpu(
+    weights: list[str],
     pictures: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    demo.main([*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path)])
+    argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path)]
+    demo.main([*argv, "--opts", *weights])
     assert capsys.readouterr().out.count("going on with the CPU") == 1

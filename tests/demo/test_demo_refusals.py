@@ -32,11 +32,41 @@ def test_pattern_that_matches_nothing(tmp_path: Path) -> None:
     assert f"nothing matches '{pattern}'" in sentence(["--input", pattern])
 
 
-def test_broken_picture(pictures: list[Path], tmp_path: Path) -> None:
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(pictures[0].read_bytes()[:2000])
-    argv = [*SHAPES, "--input", str(broken), "--output", str(tmp_path / "out")]
+def break_picture(picture: Path, folder: Path) -> Path:
+    """The first 2000 bytes of a picture."""
+    broken = folder / "broken.jpg"
+    broken.write_bytes(picture.read_bytes()[:2000])
+    return broken
+
+
+def test_broken_picture(weights: list[str], pictures: list[Path], tmp_path: Path) -> None:
+    broken = break_picture(pictures[0], tmp_path)
+    argv = [*SHAPES, "--input", str(broken), "--output", str(tmp_path / "out"), "--opts", *weights]
     assert f"image {broken} cannot be read" in sentence(argv)
+
+
+def test_one_broken_picture_of_three(
+    weights: list[str], pictures: list[Path], tmp_path: Path
+) -> None:
+    """The rest is done, the broken one is listed at the end, and the exit code is 1."""
+    broken = break_picture(pictures[0], tmp_path)
+    names = [str(path) for path in (pictures[0], broken, pictures[1])]
+    argv = [*SHAPES, "--input", *names, "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        demo.main([*argv, "--opts", *weights])
+    first, second = str(ended.value.code).splitlines()  # a text is exit code 1
+    assert first == "error: 1 of 3 pictures failed:"
+    assert second.startswith(f"  image {broken} cannot be read")
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == [path.name for path in pictures]
+
+
+@pytest.mark.parametrize("given", ["", "detectron2://ImageNetPretrained/torchvision/R-50.pkl"])
+def test_a_model_that_has_learnt_nothing(pictures: list[Path], tmp_path: Path, given: str) -> None:
+    argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path)]
+    message = sentence([*argv, "--opts", "MODEL.WEIGHTS", given])
+    assert f"MODEL.WEIGHTS is '{given}'" in message
+    assert "--opts MODEL.WEIGHTS FILE" in message
 
 
 def test_missing_weights(pictures: list[Path], tmp_path: Path) -> None:
@@ -74,9 +104,11 @@ def test_folder_that_cannot_be_made(pictures: list[Path], tmp_path: Path) -> Non
     assert "cannot make the folder" in sentence(argv)
 
 
-def test_format_that_cannot_be_written(pictures: list[Path], tmp_path: Path) -> None:
+def test_format_that_cannot_be_written(
+    weights: list[str], pictures: list[Path], tmp_path: Path
+) -> None:
     target = tmp_path / "drawn.nonsense"
-    argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(target)]
+    argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(target), "--opts", *weights]
     assert f"cannot write {target}" in sentence(argv)
 
 
@@ -97,7 +129,9 @@ def test_headless_opencv_and_no_output(
     assert "--output" in sentence(["--input", str(pictures[0])])
 
 
-def test_escape_ends_the_show(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_escape_ends_the_show(
+    weights: list[str], pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = []
 
     def press_escape(image: np.ndarray, milliseconds: int) -> int:
@@ -107,8 +141,8 @@ def test_escape_ends_the_show(pictures: list[Path], monkeypatch: pytest.MonkeyPa
     # A machine for tests has no windows.
     monkeypatch.setattr(demo, "require_window", lambda pictures: [None] * len(pictures))
     monkeypatch.setattr(demo, "show", press_escape)
-    demo.main([*SHAPES, "--input", *map(str, pictures)])
-    assert shown == [(128, 128, 3)]
+    demo.main([*SHAPES, "--input", *map(str, pictures), "--opts", *weights])
+    assert shown == [(512, 512, 3)]
 
 
 @pytest.mark.parametrize(

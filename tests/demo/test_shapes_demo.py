@@ -1,14 +1,22 @@
 """The demo from the data set to the sheet, and the sheet's layout."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import shapes_demo
+import torch
 from PIL import Image
+from predictor import VisualizationDemo
+
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.data.reading import rgb_to_id
 
 SCRIPT = Path(__file__).resolve().parents[2] / "demo" / "shapes_demo.py"
 TINY = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"]
@@ -31,8 +39,8 @@ def test_from_nothing_to_the_sheet_and_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     *_, last = done.stdout.splitlines()
     assert last == str(tmp_path / "shapes_sheet.png")
-    # Three columns of 384 pixels, three rows of 384, margins of 8, two lines of 36.
-    assert Image.open(last).size == (3 * 392 + 8, 72 + 3 * 392)
+    # Three columns of 512 pixels, three rows of 512, margins of 8, two lines of 36.
+    assert Image.open(last).size == (3 * 520 + 8, 72 + 3 * 520)
     metrics = json.loads((tmp_path / "train" / "metrics.json").read_text().splitlines()[-1])
     assert f"mIoU {metrics['sem_seg/mIoU']:.1f}\n" in done.stdout
     assert re.search(r"things +\d+\.\d +\d+\.\d +\d+\.\d\n", done.stdout)
@@ -49,6 +57,37 @@ def test_from_nothing_to_the_sheet_and_again(tmp_path: Path) -> None:
         "error: the training ended with exit code 1; see above"
     )
     assert not Path(last).exists()  # it would not be of this run
+
+
+def test_a_thing_has_the_color_of_what_it_matches(
+    weights: list[str],
+    pictures: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A prediction that is right looks like the truth, in whichever order it comes."""
+    split = json.loads((pictures[0].parents[2] / "panoptic_val.json").read_text())
+    maps = pictures[0].parents[2] / "panoptic_val"
+    segments = [
+        {**segment, "isthing": segment["category_id"] > 2}
+        for segment in split["annotations"][0]["segments_info"]
+    ]
+    path = maps / split["annotations"][0]["file_name"]
+    sample = {
+        "file_name": str(pictures[0]),
+        "pan_seg_file_name": str(path),
+        "segments_info": segments,
+    }
+    cfg = get_mask_former_cfg()
+    merge_yaml(cfg, str(shapes_demo.CONFIG))
+    merge_opts(cfg, ["MODEL.DEVICE", "cpu", *weights])
+    shown = VisualizationDemo(cfg)
+    ids = torch.from_numpy(rgb_to_id(np.asarray(Image.open(path))).astype(np.int32))
+    backwards = {"panoptic_seg": (ids, segments[::-1])}
+    monkeypatch.setattr(shown, "predictor", lambda image: backwards)
+    image, truth, prediction = shapes_demo.draw_row(shown, sample)
+    assert image.shape == truth.shape == (512, 512, 3)
+    np.testing.assert_array_equal(prediction, truth)
+    assert len({segment["category_id"] for segment in segments}) < len(segments)
 
 
 def test_draws_again_what_has_changed(tmp_path: Path) -> None:
@@ -87,3 +126,14 @@ def test_layout() -> None:
             assert (sheet[top + 20 : top + 28, left : left + 150] == 255).all()
     assert (sheet[:36] != 255).any()  # the title
     assert (sheet[36:72, :150] != 255).any()  # a column's
+
+
+@pytest.mark.parametrize("script", ["demo.py", "shapes_demo.py"])
+def test_waiting_threads_sleep(script: str) -> None:
+    """OpenMP says so itself; where the environment names another policy, that one holds."""
+    command = [sys.executable, str(SCRIPT.with_name(script)), "--help"]
+    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
+        env["OMP_DISPLAY_ENV"] = "true"
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        assert re.search(rf"OMP_WAIT_POLICY ?= ?'{expected}'", done.stderr)

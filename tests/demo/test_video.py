@@ -1,13 +1,17 @@
 """The demo on videos."""
 
+import re
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from video import video_format
+from video import open_capture, video_format, write_video
 
 import demo
+from mask_former.d2.errors import InputError
 from tests.demo.running import INSTANCE, PANOPTIC, SEMANTIC, SHAPES, sentence
 
 
@@ -47,10 +51,58 @@ def test_missing_video() -> None:
     assert "/no/such.mp4 cannot be opened" in sentence(argv)
 
 
-def test_video_format_that_cannot_be_written(video: Path, tmp_path: Path) -> None:
-    target = tmp_path / "drawn.nonsense"
-    argv = [*SHAPES, "--video-input", str(video), "--output", str(target)]
-    assert f"OpenCV cannot write {target}" in sentence(argv)
+@pytest.mark.parametrize("name", ["drawn.png", "drawn.nonsense"])
+def test_output_that_is_no_video(video: Path, tmp_path: Path, name: str) -> None:
+    argv = [*SHAPES, "--video-input", str(video), "--output", str(tmp_path / name)]
+    assert f"{name} is no video; name a folder, or a file in .mp4, .mkv" in sentence(argv)
+
+
+def noise(number: int) -> Iterator[np.ndarray]:
+    """Frames of the clip's size that hardly compress."""
+    rng = np.random.default_rng(0)
+    for _ in range(number):
+        yield rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+
+
+def test_a_full_disk(video: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: OpenCV hides either."""
+    target = tmp_path / "drawn.mp4"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, hard))
+    try:
+        with pytest.raises(InputError, match=r"90 frames were written, but \d+ can be read"):
+            write_video(noise(90), open_capture(str(video)), target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [video]
+
+
+def test_an_interruption_leaves_nothing(video: Path, tmp_path: Path) -> None:
+    def stop() -> Iterator[np.ndarray]:
+        yield from noise(2)
+        raise KeyboardInterrupt
+
+    target = tmp_path / "drawn.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        write_video(stop(), open_capture(str(video)), target)
+    assert list(tmp_path.iterdir()) == [video]
+    write_video(noise(3), open_capture(str(video)), target)  # and again
+    assert sorted(tmp_path.iterdir()) == [video, target]
+
+
+def test_half_a_video(weights: list[str], tmp_path: Path) -> None:
+    """What can be read is written; that it is not all is said."""
+    whole = tmp_path / "whole.avi"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter.fourcc(*"MJPG"), 5.0, (48, 32))
+    for frame in noise(8):
+        writer.write(frame)
+    writer.release()
+    half, target = tmp_path / "half.avi", tmp_path / "drawn.mp4"
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    argv = [*SHAPES, "--video-input", str(half), "--output", str(target)]
+    message = sentence([*argv, "--opts", *weights, "INPUT.MIN_SIZE_TEST", "32"])
+    assert re.search(r"after [1-7] of 8 frames no more could be read", message)
+    assert target.exists()
 
 
 def test_video_without_window(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,15 @@
 """Draws regions over a picture: with matplotlib or, fast, with OpenCV, in the same colours."""
 
-import colorsys
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from detectron2.utils.visualizer import GenericMask, VisImage, Visualizer
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
+from matplotlib.text import Text
 
 from .regions import Box, Color, Found, Region, to_bytes
 
@@ -16,23 +17,34 @@ OPACITY = {"classes": 0.8, "segments_info": 0.7, "instances": 0.5}
 _OFF_WHITE = (1.0, 1.0, 0.94)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_PIXELS = 30  # height of its line at scale 1
-_SMALL = 40  # pixels; a label would cover a thing of less height
-
+_LETTERS = (1.0, 0.75)  # sizes that are tried for a label, relative to what suits the picture
+_SHARE = 0.4  # of its region that a label may cover
+# Relative luminance of letters. Their ground is a picture at a fifth of its brightness, 0.033 at
+# most, so that the contrast is at least 4.8; WCAG asks for 4.5.
+_LUMINANCE = 0.35
 
 Window = tuple[slice, slice]
 """Rows and columns of a picture."""
+Measure = Callable[[str, float], tuple[int, int]]
+"""Width and height in pixels that a text takes in letters of a relative size."""
+
+
+class Stroke(NamedTuple):
+    """A region that is to be painted, its opacity and the tightest window around it."""
+
+    region: Region
+    opacity: float
+    window: Window
 
 
 class Label(NamedTuple):
-    """Where and how a region's label is written."""
+    """A region's name and where it is written; x and y are the upper left corner of its ground."""
 
-    x: float
-    y: float
-    """The top of the letters."""
-    centered: bool
-    """Whether x is the middle of the text, or its left end."""
+    text: str
+    x: int
+    y: int
     size: float
-    """Relative to the size that suits the picture."""
+    """Of the letters, relative to the size that suits the picture."""
     color: Color
 
 
@@ -45,18 +57,17 @@ class SteadyVisualizer(Visualizer):
 
     def draw(self, found: Found) -> VisImage:
         """The picture with all regions, which are of its size."""
-        for region, opacity, window in in_drawing_order(found):
+        strokes = list(in_drawing_order(found))
+        for region, opacity, _ in strokes:
             self._fill(region, opacity)
             if region.box is not None:
                 self.draw_box(region.box, edge_color=region.color)
-            label = place_label(region, window)
-            self.draw_text(
-                region.label,
-                (label.x, label.y),
-                font_size=self._default_font_size * label.size,
-                color=label.color,
-                horizontal_alignment="center" if label.centered else "left",
-            )
+        for label in place_labels(strokes, self.img.shape[:2], self._measure):
+            text = self._write(label.text, label.size, label.color)
+            x, y, _, _ = self._extent(
+                text
+            )  # a little left of and above (0, 0): the ground's margin
+            text.set_position((label.x - x, label.y - y))
         return self.output
 
     def _fill(self, region: Region, opacity: float) -> None:
@@ -74,18 +85,30 @@ class SteadyVisualizer(Visualizer):
         )
         self.output.ax.add_patch(patch)
 
-    def draw_text(self, *args: Any, **kwargs: Any) -> VisImage:
-        """Draws a label as Detectron2 does, then moves it inside the picture."""
-        output = super().draw_text(*args, **kwargs)
-        label = output.ax.texts[-1]
-        label.update_bbox_position_size(renderer := output.canvas.get_renderer())
-        # In pixels of the drawing; y points up, but down in the label's own position.
-        box = label.get_bbox_patch().get_window_extent(renderer)
-        right = max(0.0, -box.x0) - max(0.0, box.x1 - output.width * output.scale)
-        up = max(0.0, -box.y0) - max(0.0, box.y1 - output.height * output.scale)
-        x, y = label.get_position()
-        label.set_position((x + right / output.scale, y - up / output.scale))
-        return output
+    def _write(self, text: str, size: float, color: Color = _OFF_WHITE) -> Text:
+        """Writes in the upper left corner of the picture."""
+        font_size = self._default_font_size * size
+        self.draw_text(text, (0, 0), font_size=font_size, color=color, horizontal_alignment="left")
+        return self.output.ax.texts[-1]
+
+    def _extent(self, text: Text) -> tuple[float, float, float, float]:
+        """x, y, width and height of the ground of a text, in pixels of the picture."""
+        text.update_bbox_position_size(renderer := self.output.canvas.get_renderer())
+        box = text.get_bbox_patch().get_window_extent(renderer)
+        scale = self.output.scale
+        # In pixels of the drawing y points up.
+        return (
+            box.x0 / scale,
+            self.output.height - box.y1 / scale,
+            box.width / scale,
+            box.height / scale,
+        )
+
+    def _measure(self, text: str, size: float) -> tuple[int, int]:
+        written = self._write(text, size)
+        _, _, width, height = self._extent(written)
+        written.remove()
+        return math.ceil(width), math.ceil(height)
 
 
 class FastVisualizer:
@@ -97,7 +120,7 @@ class FastVisualizer:
 
     def __init__(self, image: np.ndarray) -> None:
         self.image = image.copy(order="C")
-        side = float(np.sqrt(image.shape[0] * image.shape[1]))
+        side = math.sqrt(image.shape[0] * image.shape[1])
         self._line = max(round(side / 900), 1)
         self._font_pixels = max(side / 65, 14.0)  # as large as matplotlib's
 
@@ -107,13 +130,13 @@ class FastVisualizer:
 
     def draw(self, found: Found) -> "FastVisualizer":
         """The picture with all regions, which are of its size."""
-        regions = list(in_drawing_order(found))
-        for region, opacity, window in regions:
+        strokes = list(in_drawing_order(found))
+        for region, opacity, window in strokes:
             self._fill(region, opacity, window)
             if region.box is not None:
                 self._draw_box(region.box, to_bytes(region.color))
-        for region, _, window in regions:  # later, lest a region hides a label
-            self._write(region.label, place_label(region, window))
+        for label in place_labels(strokes, self.image.shape[:2], self._measure):
+            self._write(label)
         return self
 
     def _fill(self, region: Region, opacity: float, window: Window) -> None:
@@ -127,31 +150,64 @@ class FastVisualizer:
         x0, y0, x1, y1 = (round(value) for value in box)
         cv2.rectangle(self.image, (x0, y0), (x1 - 1, y1 - 1), color, self._line)
 
-    def _write(self, text: str, label: Label) -> None:
-        scale = self._font_pixels * label.size / _FONT_PIXELS
-        thickness = 1 if scale < 0.65 else self._line  # thick strokes would fill small letters
-        (width, height), below = cv2.getTextSize(text, _FONT, scale, thickness)
+    def _letters(self, size: float) -> tuple[float, int]:
+        """OpenCV's scale and thickness of letters of a relative size."""
+        scale = self._font_pixels * size / _FONT_PIXELS
+        return scale, 1 if scale < 0.65 else self._line  # thick strokes would fill small letters
+
+    def _measure(self, text: str, size: float) -> tuple[int, int]:
+        (width, height), below = cv2.getTextSize(text, _FONT, *self._letters(size))
         margin = self._line + 1
-        wide, high = width + 2 * margin, height + below + 2 * margin
-        x = round(label.x - wide / 2 if label.centered else label.x)
-        x = max(min(x, self.image.shape[1] - wide), 0)
-        y = max(min(round(label.y), self.image.shape[0] - high), 0)
-        ground = self.image[y : y + high, x : x + wide]
+        return width + 2 * margin, height + below + 2 * margin
+
+    def _write(self, label: Label) -> None:
+        width, height = self._measure(label.text, label.size)
+        ground = self.image[label.y : label.y + height, label.x : label.x + width]
         ground[:] = cv2.LUT(ground, blending_table((0.0, 0.0, 0.0), 0.8))
-        place = (x + margin, y + margin + height)
+        scale, thickness = self._letters(label.size)
+        (_, ascent), _ = cv2.getTextSize(label.text, _FONT, scale, thickness)
+        place = (label.x + self._line + 1, label.y + self._line + 1 + ascent)
         color = to_bytes(label.color)
-        cv2.putText(self.image, text, place, _FONT, scale, color, thickness, cv2.LINE_AA)
+        cv2.putText(self.image, label.text, place, _FONT, scale, color, thickness, cv2.LINE_AA)
 
 
-def in_drawing_order(found: Found) -> Iterator[tuple[Region, float, Window]]:
-    """Regions with their opacity and window: stuff, then things; each from large to small."""
+def enlarge(image: np.ndarray, found: Found, side: int = 400) -> tuple[np.ndarray, Found]:
+    """A small picture and its regions, so large that labels have room beside what they name.
+
+    Args:
+        image: [H, W, 3]; uint8.
+        found: its regions.
+        side: pixels; a picture whose sides' geometric mean is lower is enlarged by the smallest
+            whole factor that makes it at least as large.
+
+    Returns:
+        The picture [f H, f W, 3] and the regions; the same where f is 1.
+    """
+    factor = math.ceil(side / math.sqrt(image.shape[0] * image.shape[1]))
+    if factor <= 1:
+        return image, found
+
+    def grow(region: Region) -> Region:
+        # Interpolated and cut in the middle: the outline stays smooth.
+        soft = cv2.resize(255 * region.mask, None, fx=factor, fy=factor)
+        mask = (soft >= 128).view(np.uint8)
+        box = region.box
+        return region._replace(
+            mask=mask, box=None if box is None else tuple(factor * value for value in box)
+        )
+
+    large = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return large, {kind: [grow(region) for region in regions] for kind, regions in found.items()}
+
+
+def in_drawing_order(found: Found) -> Iterator[Stroke]:
+    """What is to be painted: stuff, then things; each from large to small."""
     for kind, regions in found.items():
-        windows = [window_of(region.mask) for region in regions]
-        pairs = zip(regions, windows, strict=True)
-        rows = [(cv2.countNonZero(region.mask[window]), region, window) for region, window in pairs]
-        rows = [row for row in rows if row[0]]
-        for _, region, window in sorted(rows, key=lambda row: (row[1].is_thing, -row[0])):
-            yield region, OPACITY[kind], window
+        strokes = [Stroke(r, OPACITY[kind], window_of(r.mask)) for r in regions]
+        areas = [cv2.countNonZero(stroke.region.mask[stroke.window]) for stroke in strokes]
+        rows = [(area, stroke) for area, stroke in zip(areas, strokes, strict=True) if area]
+        for _, stroke in sorted(rows, key=lambda row: (row[1].region.is_thing, -row[0])):
+            yield stroke
 
 
 def window_of(mask: np.ndarray) -> Window:
@@ -160,29 +216,98 @@ def window_of(mask: np.ndarray) -> Window:
     return slice(y, y + height), slice(x, x + width)
 
 
-def place_label(region: Region, window: Window) -> Label:
-    """In the corner of a box, below a small thing, else where the region is widest."""
-    rows, columns = window
-    height = rows.stop - rows.start
-    color = text_color(region.color)
-    if not region.is_thing:
-        return Label(*widest_place(region.mask, window), True, 1.0, color)
-    side = float(np.sqrt(region.mask.size))
-    size = min(max(5 * height / side, 0.6), 1.0)
-    if region.box is not None:
-        return Label(region.box[0], region.box[1], False, size, color)
-    if height < _SMALL:
-        return Label(columns.start, rows.stop, False, size, color)
-    return Label(*widest_place(region.mask, window), True, size, color)
+def place_labels(
+    strokes: Sequence[Stroke], size: tuple[int, int], measure: Measure
+) -> Iterator[Label]:
+    """Labels that cover neither each other nor a thing that is not theirs.
+
+    A label stands upon what is seen of its region or, of a thing, beside it. Things come first,
+    since a label of stuff has more places to go to. What has no room has no label.
+
+    Args:
+        strokes: in drawing order.
+        size: height and width of the picture.
+        measure: the size of a text.
+    """
+    owners = np.zeros(size, np.int32)  # which stroke is seen, from 1; 0 under labels
+    blocked = np.zeros(size, np.uint8)  # things and labels
+    for number, (region, _, window) in enumerate(strokes, start=1):
+        inside = region.mask[window].view(bool)
+        owners[window][inside] = number
+        blocked[window][inside] = region.is_thing
+    rows = list(enumerate(strokes, start=1))
+    for number, (region, _, window) in sorted(rows, key=lambda row: not row[1].region.is_thing):
+        seen = (owners[window] == number).view(np.uint8)
+        for letters in _LETTERS:
+            width, height = measure(region.label, letters)
+            spot = place_inside(seen, window, width, height)
+            if spot is None and region.is_thing and letters == _LETTERS[-1]:
+                spot = place_beside(blocked, window, width, height)
+            if spot is not None:
+                x, y = spot
+                owners[y : y + height, x : x + width] = 0
+                blocked[y : y + height, x : x + width] = 1
+                yield Label(region.label, x, y, letters, text_color(region.color))
+                break
 
 
-def widest_place(mask: np.ndarray, window: Window) -> tuple[int, int]:
-    """x and y of the pixel of a mask [H, W] that is farthest from its edge."""
+def place_inside(
+    mask: np.ndarray, window: Window, width: int, height: int
+) -> tuple[int, int] | None:
+    """Where a label lies deepest in a mask, if it covers no more than a part of that.
+
+    Args:
+        mask: [h, w]; uint8, the window of it.
+        window: where that lies in the picture.
+        width: of the label.
+        height: of the label.
+
+    Returns:
+        x and y of the label's upper left corner in the picture.
+    """
+    area = width * height
+    if area > _SHARE * cv2.countNonZero(mask) or height > mask.shape[0] or width > mask.shape[1]:
+        return None
+    sums = cv2.integral(mask)  # [h + 1, w + 1]
+    covered = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width]
+    covered += sums[:-height, :-width]  # by a label with its corner here
+    # Zeros around: no label at the edge of the picture.
+    fits = np.pad((covered == area).view(np.uint8), 1)
+    depth = cv2.distanceTransform(fits, cv2.DIST_L2, 3)
+    deepest = np.argwhere(depth == depth.max())
+    y, x = deepest[len(deepest) // 2]
+    if not depth[y, x]:
+        return None
     rows, columns = window
-    framed = np.pad(mask[window], 1)  # no label at the edge of the picture
-    depth = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(depth.argmax(), depth.shape)
-    return columns.start + int(x), rows.start + int(y)
+    return columns.start + int(x) - 1, rows.start + int(y) - 1
+
+
+def place_beside(
+    blocked: np.ndarray, window: Window, width: int, height: int
+) -> tuple[int, int] | None:
+    """Where a label covers nothing blocked: below a window, above it, right or left of it.
+
+    Args:
+        blocked: [H, W]; uint8.
+        window: of a thing.
+        width: of the label.
+        height: of the label.
+
+    Returns:
+        x and y of the label's upper left corner.
+    """
+    rows, columns = window
+    x = (columns.start + columns.stop - width) // 2
+    y = (rows.start + rows.stop - height) // 2
+    inner_x = min(max(x, 0), blocked.shape[1] - width)
+    inner_y = min(max(y, 0), blocked.shape[0] - height)
+    spots = [(inner_x, rows.stop), (inner_x, rows.start - height)]
+    spots += [(columns.stop, inner_y), (columns.start - width, inner_y)]
+    for x, y in spots:
+        ground = blocked[max(y, 0) : y + height, max(x, 0) : x + width]
+        if ground.shape == (height, width) and not ground.any():
+            return x, y
+    return None
 
 
 def edge_color(region: Region) -> Color:
@@ -191,9 +316,15 @@ def edge_color(region: Region) -> Color:
 
 
 def text_color(color: Color) -> Color:
-    """A light colour of the same hue: the ground of the letters is dark."""
-    hue, lightness, saturation = colorsys.rgb_to_hls(*color)
-    return colorsys.hls_to_rgb(hue, min(max(1.7 * lightness, 0.6), 1.0), saturation)
+    """The colour with as much white as makes letters of it readable on their dark ground."""
+    light = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color]  # linear
+    luminance = 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2]
+    white = max(0.0, (_LUMINANCE - luminance) / (1 - luminance)) if luminance < 1 else 0.0
+    mixed = [value + white * (1 - value) for value in light]
+    red, green, blue = (
+        12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in mixed
+    )
+    return red, green, blue
 
 
 def blending_table(color: Color, opacity: float) -> np.ndarray:

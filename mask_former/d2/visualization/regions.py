@@ -22,8 +22,8 @@ Color = tuple[float, float, float]
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels; the last column is x1 - 1."""
 
-# Changes of lightness, such that neighbours in the list can be told apart.
-_SHADES = (0.0, -0.4, 0.3, -0.2, 0.15, -0.55)
+# Changes of hue, in turns, such that neighbours in the list can be told apart.
+_HUES = (0.0, 0.1, -0.1, 0.2, -0.2, 0.3, -0.3, 0.5)
 
 
 class Region(NamedTuple):
@@ -167,10 +167,9 @@ def _instances(instances: Instances, metadata: Metadata, tracker: Tracker) -> li
 
 
 def _appearance(metadata: Metadata, kind: str, category: int, number: int) -> tuple[str, Color]:
-    """The name of a class of "thing" or "stuff", and the shade of one of its regions."""
+    """The name of a class of "thing" or "stuff", and the colour of one of its regions."""
     color = _fractions(metadata.get(f"{kind}_colors")[category])
-    change = _SHADES[number % len(_SHADES)]
-    return metadata.get(f"{kind}_classes")[category], shade(color, change)
+    return metadata.get(f"{kind}_classes")[category], variant(color, number)
 
 
 def _fractions(color: Sequence[float]) -> Color:
@@ -187,10 +186,16 @@ def _tight_box(mask: np.ndarray) -> Box:
     return float(x), float(y), float(x + width), float(y + height)
 
 
-def shade(color: Color, change: float) -> Color:
-    """A colour with its lightness changed by a part of it, in -1..1."""
+def variant(color: Color, number: int) -> Color:
+    """The colour of a class for the thing of this number: the first has it, others other hues."""
+    cycle, place = divmod(number, len(_HUES))
+    turn = _HUES[place] + 0.05 * cycle
+    if not turn:
+        return color
     hue, lightness, saturation = colorsys.rgb_to_hls(*color)
-    return colorsys.hls_to_rgb(hue, min(lightness * (1 + change), 1.0), saturation)
+    # Without some saturation, and in black and white, there are no hues.
+    lightness, saturation = min(max(lightness, 0.35), 0.65), max(saturation, 0.5)
+    return colorsys.hls_to_rgb((hue + turn) % 1, lightness, saturation)
 
 
 def to_bytes(color: Color) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ class _Track(NamedTuple):
     category_id: int
     run_lengths: RunLengths
     number: int
-    """Among the things of its class; it decides on the shade."""
+    """Among the things of its class; it decides on the colour."""
     frame: int
 
 

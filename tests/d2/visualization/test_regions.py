@@ -1,5 +1,8 @@
 """Regions of predictions, their names and their colours."""
 
+from colorsys import rgb_to_hls
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.errors import InputError
-from mask_former.d2.visualization.regions import class_metadata, find_regions, label_map
+from mask_former.d2.visualization.regions import class_metadata, find_regions, label_map, variant
 from mask_former.d2.visualization.tracker import Tracker
 
 
@@ -101,8 +104,19 @@ def test_things_of_a_class_differ(metadata: Metadata) -> None:
     found = find_regions(panoptic(things), metadata)["segments_info"]
     discs = [region.color for region in found[1:7]]
     assert len(set(discs)) == 6
+    hues = [360 * rgb_to_hls(*disc)[0] for disc in discs]
+    apart = [abs((a - b + 180) % 360 - 180) for a, b in combinations(hues, 2)]
+    assert min(apart) >= 30
     assert discs[0] == pytest.approx([value / 255 for value in metadata.thing_colors[3]])
     assert found[7].color == pytest.approx([value / 255 for value in metadata.thing_colors[4]])
+
+
+@pytest.mark.parametrize("color", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.5, 0.5, 0.5)])
+def test_things_of_a_grey_class_differ(color: tuple[float, float, float]) -> None:
+    colors = [variant(color, number) for number in range(16)]
+    assert colors[0] == color
+    assert len(set(colors)) == 16
+    assert all(max(c) - min(c) > 0.3 for c in colors[1:])
 
 
 def test_moving_things_keep_their_colors(metadata: Metadata) -> None:
