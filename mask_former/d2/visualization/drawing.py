@@ -177,7 +177,7 @@ def place_label(region: Region, window: Window) -> Label:
 
 
 def widest_place(mask: np.ndarray, window: Window) -> tuple[int, int]:
-    """x and y of the pixel of a mask [H, W] that is farthest from its edge."""
+    """The x and y of the pixel of a mask [H, W] that is farthest from its edge."""
     rows, columns = window
     framed = np.pad(mask[window], 1)  # no label at the edge of the picture
     depth = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1]
