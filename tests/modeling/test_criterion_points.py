@@ -33,6 +33,7 @@ def test_few_or_many_segments(segments):
     assert losses.isfinite().all()
     assert all(grad.isfinite().all() for grad in grads)
     assert [float(loss) == 0 for loss in losses[1:3]] == [sum(segments) == 0] * 2
+    assert [bool(grad.any()) for grad in grads] == [True, sum(segments) > 0, sum(segments) > 0]
 
 
 def test_a_matcher_of_the_usual_signature_sees_rows_of_pixels():

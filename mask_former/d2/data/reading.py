@@ -142,6 +142,7 @@ def _size(image: np.ndarray) -> str:
 
 
 def listed(ids: Collection[int]) -> str:
+    """The lowest ids for a message, and how many more there are."""
     named = ", ".join(str(value) for value in sorted(ids)[:_LISTED])
     more = len(ids) - _LISTED
     return f"{named} and {more} more" if more > 0 else named

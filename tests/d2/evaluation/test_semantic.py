@@ -1,10 +1,12 @@
 """Mean IoU on a case worked out by hand, of scores and of labels, and bad label maps."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as mask_util
 
 from mask_former.d2.errors import InputError
 
@@ -20,7 +22,12 @@ def test_mean_iou(tmp_path, sample, build, evaluate):
     result = evaluate(build("sem_seg"), sample, scores([[0, 0], [1, 1]]))["sem_seg"]
     assert result["mIoU"] == pytest.approx(50)
     assert result["pACC"] == pytest.approx(100 * 2 / 3)
-    assert (tmp_path / "out" / "inference" / "sem_seg_predictions.json").is_file()
+    written = json.loads((tmp_path / "out" / "inference" / "sem_seg_predictions.json").read_text())
+    masks = {entry["category_id"]: mask_util.decode(entry["segmentation"]) for entry in written}
+    assert {label: mask.tolist() for label, mask in masks.items()} == {
+        0: [[1, 1], [0, 0]],
+        1: [[0, 0], [1, 1]],
+    }
 
 
 def test_labels_count_as_their_scores(sample, build, evaluate):
