@@ -9,8 +9,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from mask_former.d2.build.model import build_model
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.config import load_config
 from mask_former.d2.fuse_norms import optimize_for_inference
 
 CONFIG = Path(__file__).parents[2] / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml"
@@ -18,11 +17,10 @@ CONFIG = Path(__file__).parents[2] / "configs" / "shapes" / "maskformer_panoptic
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
 def test_results_stay(norm: str) -> None:
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, str(CONFIG))
-    merge_opts(cfg, ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", norm])
     torch.manual_seed(0)
-    model = build_model(cfg).double().eval()
+    model = (
+        build_model(load_config(str(CONFIG), ["MODEL.RESNETS.NORM", norm], "cpu")).double().eval()
+    )
     for module in model.modules():
         if isinstance(module, (FrozenBatchNorm2d, nn.BatchNorm2d)):
             for values in (module.weight, module.bias, module.running_mean):

@@ -7,8 +7,7 @@ from torch import nn
 
 from benchmarks.measure import peak_mib
 from mask_former.d2.build.model import build_model
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts
+from mask_former.d2.config import load_config
 from mask_former.d2.errors import InputError
 
 NAMES = ["build_resnet_backbone", "build_resnet_deeplab_backbone", "build_tiny_resnet_backbone"]
@@ -29,9 +28,7 @@ def config(name: str, norm: str) -> CfgNode:
         "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
         "MODEL.MASK_FORMER.DEC_LAYERS": 1,
     }
-    cfg = get_mask_former_cfg()
-    merge_opts(cfg, [part for option in opts.items() for part in option])
-    return cfg
+    return load_config(opts=[part for option in opts.items() for part in option])
 
 
 def both(name: str, norm: str) -> tuple[nn.Module, nn.Module]:

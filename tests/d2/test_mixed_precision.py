@@ -9,8 +9,7 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch import Tensor, nn
 
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts
+from mask_former.d2.config import load_config
 from mask_former.d2.mixed_precision import MixedPrecisionTrainer
 from mask_former.d2.solver import build_optimizer
 
@@ -43,9 +42,7 @@ def overflowing(model: TwoNumbers) -> Tensor:
 
 
 def make_optimizer(model: nn.Module, *opts: object) -> torch.optim.Optimizer:
-    cfg = get_mask_former_cfg()
-    merge_opts(cfg, [str(opt) for opt in ("SOLVER.BASE_LR", 1.0, *opts)])
-    return build_optimizer(cfg, model)
+    return build_optimizer(load_config(opts=["SOLVER.BASE_LR", 1.0, *opts]), model)
 
 
 def clipped_at(norm: float) -> tuple[object, ...]:

@@ -4,8 +4,7 @@ import torch
 from detectron2.structures import Instances
 
 from mask_former.d2.build.model import build_model
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts
+from mask_former.d2.config import load_config
 
 HEAD, MASK_FORMER = "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
 SMALL = {
@@ -66,9 +65,7 @@ SWIN = {
 
 def make_cfg(options, small=NARROW):
     """The configuration of a small model with these options."""
-    cfg = get_mask_former_cfg()
-    merge_opts(cfg, [part for option in (small | options).items() for part in option])
-    return cfg
+    return load_config(opts=[part for option in (small | options).items() for part in option])
 
 
 def make_model(options=None):

@@ -11,8 +11,7 @@ from torch import nn
 
 from mask_former.d2.build.backbone import D2SwinTransformer
 from mask_former.d2.build.model import build_criterion, build_model
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_yaml
+from mask_former.d2.config import load_config
 from mask_former.d2.errors import InputError
 from mask_former.modeling.pixel_decoder import (
     PerPixelHeadAsPixelDecoder,
@@ -171,9 +170,7 @@ def test_a_head_of_detectron2_as_pixel_decoder():
 )
 def test_parameters_of_published_models(config, millions):
     """Table 1 and others name them in millions; on the meta device nothing is allocated."""
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, str(ROOT / "configs" / f"{config}.yaml"))
-    cfg.MODEL.DEVICE = "meta"
+    cfg = load_config(str(ROOT / "configs" / f"{config}.yaml"), device="meta")
     with torch.device("meta"):
         model = build_model(cfg)
     assert sum(p.numel() for p in model.parameters()) == round(millions * 1e6)

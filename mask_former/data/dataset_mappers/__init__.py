@@ -1,0 +1,1 @@
+"""The original's paths of the dataset mappers."""

@@ -1,0 +1,3 @@
+"""The original's path of test-time augmentation."""
+
+from .d2.tta import SemanticSegmentorWithTTA as SemanticSegmentorWithTTA
