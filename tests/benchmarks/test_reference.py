@@ -75,7 +75,7 @@ def test_our_criterion_equals_the_reference():
     assert ours.keys() == plain.keys()
     for name, loss in plain.items():
         torch.testing.assert_close(ours[name], loss, rtol=1e-10, atol=1e-12)
-    gradients = [torch.autograd.grad(sum(x.values()), list(prediction)) for x in (ours, plain)]
+    gradients = [torch.autograd.grad(sum(x.values()), prediction[:3]) for x in (ours, plain)]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
