@@ -57,17 +57,22 @@ def shape_named(name: str) -> Shape:
 
 def build(case: str, side: str) -> Work:
     """One side: the total loss and the gradients of the prediction."""
-    shape = shape_named(case.split("/")[1])
-    prediction, targets = random_prediction(shape), random_targets(shape)
+    s = shape_named(case.split("/")[1])
+    inputs = [
+        2 * torch.randn(s.layers, s.images, s.queries, s.classes + 1),
+        # Mask logits spread by about 3.
+        3 / s.channels**0.5 * torch.randn(s.layers, s.images, s.queries, s.channels),
+        torch.randn(s.images, s.channels, s.height // 4, s.width // 4),
+    ]
+    inputs = [x.to(device()).requires_grad_() for x in inputs]
+    prediction, targets = MaskPrediction(*inputs), random_targets(s)
     criterion = SetCriterion(
-        num_classes=shape.classes,
+        num_classes=s.classes,
         matcher=partial(bipartite_matching, weights=WEIGHTS),
         weights=WEIGHTS,
         no_object_weight=0.1,
         points=PointOptions(NUM_POINTS) if side == "points" else None,
     ).to(device())
-
-    inputs = (prediction.class_logits, prediction.mask_embed, prediction.pixel_embed)
 
     def work() -> list[Tensor | None] | None:
         if side == "reference":
@@ -82,17 +87,6 @@ def build(case: str, side: str) -> Work:
         return None if side == "points" else found
 
     return work
-
-
-def random_prediction(shape: Shape) -> MaskPrediction:
-    """Masks whose logits spread by about 3."""
-    s = shape
-    parts = (
-        2 * torch.randn(s.layers, s.images, s.queries, s.classes + 1),
-        3 / s.channels**0.5 * torch.randn(s.layers, s.images, s.queries, s.channels),
-        torch.randn(s.images, s.channels, s.height // 4, s.width // 4),
-    )
-    return MaskPrediction(*(part.to(device()).requires_grad_() for part in parts))
 
 
 def random_targets(shape: Shape) -> list[MaskTarget]:

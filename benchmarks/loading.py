@@ -18,13 +18,13 @@ from PIL import Image
 
 import mask_former
 from benchmarks.measure import Work
-from benchmarks.training import CONFIGS, config
+from benchmarks.training import config
 
 SIDES = ("reference", "ours")
 MAPPERS = {
-    "semantic": ("MaskFormerSemanticDatasetMapper", CONFIGS["ade20k"]),
-    "panoptic": ("MaskFormerPanopticDatasetMapper", CONFIGS["ade20k-panoptic"]),
-    "detr": ("DETRPanopticDatasetMapper", CONFIGS["coco"]),
+    "semantic": ("MaskFormerSemanticDatasetMapper", "ade20k"),
+    "panoptic": ("MaskFormerPanopticDatasetMapper", "ade20k-panoptic"),
+    "detr": ("DETRPanopticDatasetMapper", "coco"),
 }
 CASES = tuple(f"loading/{name}" for name in MAPPERS)
 DRAWS = 12
@@ -33,8 +33,8 @@ DRAWS = 12
 def build(case: str, side: str) -> Work:
     """One side."""
     name = case.split("/")[1]
-    mapper_class, file = MAPPERS[name]
-    cfg = config(file)
+    mapper_class, configuration = MAPPERS[name]
+    cfg = config(configuration)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 151  # ADE20K's label files begin with no class, 0
     mapper: Any = getattr(mask_former, mapper_class)(cfg, True)
     samples = read_samples(name)

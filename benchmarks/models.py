@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from benchmarks.criterion import Shape, random_targets
 from benchmarks.measure import Work, device
-from benchmarks.training import CONFIGS, config, training_inputs
+from benchmarks.training import config, training_inputs
 from mask_former.d2.build.model import build_model
 from mask_former.d2.fuse_norms import optimize_for_inference
 
 SIDES = ("transformers", "ours") if find_spec("transformers") else ("ours",)
-MODELS = {"R50": CONFIGS["ade20k"], "Swin-T": CONFIGS["ade20k-swin"]}
+MODELS = {"R50": "ade20k", "Swin-T": "ade20k-swin"}
 CLASSES = {"semantic": 150, "panoptic": 133, "train": 150}
 SIZE, SEGMENTS, SURE, QUERIES = 512, 10, 15, 100
 THRESHOLD = 0.8  # of classes; of overlaps it is 0, as random masks lie upon each other

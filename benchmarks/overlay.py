@@ -8,7 +8,8 @@ import numpy as np
 
 from benchmarks.criterion import voronoi_cells
 from benchmarks.measure import Work
-from mask_former.d2.visualization.drawing import FastVisualizer, Region, SteadyVisualizer
+from mask_former.d2.visualization.drawing import FastVisualizer, SteadyVisualizer
+from mask_former.d2.visualization.regions import Region
 
 SIDES = ("matplotlib", "OpenCV")
 CASES = ("overlay/17",)

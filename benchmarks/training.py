@@ -9,8 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
-from detectron2.projects.deeplab import add_deeplab_config
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from benchmarks.criterion import Shape, random_targets
 from benchmarks.measure import ROOT, Work, device
 from mask_former.d2.allocation import keep_freed_memory
 from mask_former.d2.build.model import build_model
-from mask_former.d2.config import add_mask_former_config
+from mask_former.d2.config import load_config
 from mask_former.d2.solver import build_optimizer
 from mask_former.structures import LossWeights
 
@@ -39,7 +38,7 @@ def build(case: str, side: str) -> Work:
     if side == "scripts":
         keep_freed_memory()
     name = case.split("/")[1]
-    cfg = config(CONFIGS[name])
+    cfg = config(name)
     cfg.SOLVER.BASE_LR = 0.0
     model: Any = build_model(cfg).train()
     if side == "reference":
@@ -61,14 +60,9 @@ def build(case: str, side: str) -> Work:
     return work
 
 
-def config(file: str) -> CfgNode:
-    """A configuration below ``configs``, on the device at hand."""
-    cfg = get_cfg()
-    add_deeplab_config(cfg)
-    add_mask_former_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs" / file))
-    cfg.MODEL.DEVICE = device().type
-    return cfg
+def config(name: str) -> CfgNode:
+    """One of ``CONFIGS``, on the device at hand."""
+    return load_config(str(ROOT / "configs" / CONFIGS[name]), device=device().type)
 
 
 def training_inputs(shape: Shape) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The plain reference equals the golden numbers, and ours equals the plain reference."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ WEIGHTS = LossWeights(1.0, 20.0, 1.0)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_criterion_equals_golden(golden, name):
+def test_criterion_equals_golden(golden: Path, name: str) -> None:
     params = read_json(golden / "matcher" / "cases.json")[f"{name}/w1-20-1"]["params"]
     expected = read_json(golden / "criterion" / "cases.json")[f"{name}/eos0.1"]
     logits, masks, labels, target_masks = inputs.matcher_case(name, **params)
@@ -41,7 +42,7 @@ def test_criterion_equals_golden(golden, name):
 
 
 @pytest.mark.parametrize("name", ["coco-defaults", "empty-masks", "stuff-merging"])
-def test_inference_equals_golden(golden, name):
+def test_inference_equals_golden(golden: Path, name: str) -> None:
     params = read_json(golden / "inference" / "cases.json")[name]["params"]
     logits, masks = inputs.inference_case(name, **params)
     things = frozenset(range(params["things"]))
@@ -52,7 +53,7 @@ def test_inference_equals_golden(golden, name):
         assert_close(scores, stored[f"{name}/semantic_s4"], name, FLOAT32)
 
 
-def test_our_criterion_equals_the_reference():
+def test_our_criterion_equals_the_reference() -> None:
     g = torch.Generator().manual_seed(0)
     prediction = MaskPrediction(
         *(
@@ -75,12 +76,12 @@ def test_our_criterion_equals_the_reference():
     assert ours.keys() == plain.keys()
     for name, loss in plain.items():
         torch.testing.assert_close(ours[name], loss, rtol=1e-10, atol=1e-12)
-    gradients = [torch.autograd.grad(sum(x.values()), list(prediction)) for x in (ours, plain)]
+    gradients = [torch.autograd.grad(sum(x.values()), prediction[:3]) for x in (ours, plain)]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
-def test_our_inference_equals_the_reference():
+def test_our_inference_equals_the_reference() -> None:
     g = torch.Generator().manual_seed(1)
     things = frozenset({0, 2})
     for _ in range(50):
