@@ -30,6 +30,8 @@ from .errors import InputError
 class MaskFormer(nn.Module):
     """Mask classification for semantic, panoptic and instance segmentation (paper, figure 2)."""
 
+    pixel_mean: Tensor
+
     @configurable
     def __init__(
         self,
@@ -107,7 +109,7 @@ class MaskFormer(nn.Module):
             return []
         images = self.normalize_and_pad(batched_inputs)
         padding = self._padding(batched_inputs, images)
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
             return self._traced_results(batched_inputs, images)
         if not self.training:
             return self._results(batched_inputs, images, self.network(images.tensor, padding))
@@ -236,7 +238,8 @@ class MaskFormer(nn.Module):
             masks: Q masks of the size of the image, or of the output if they are resized first.
             output: height and width of the result.
         """
-        options, result = self.inference, {}
+        options = self.inference
+        result: dict[str, Any] = {}
         if options.semantic:
             masks = masks.formed()  # of all queries, for the other results too
             result["sem_seg"] = self._semantic(class_logits, masks, output)

@@ -123,7 +123,8 @@ class BasePixelDecoder(nn.Module):
             raise ValueError(
                 f"the pixel decoder has {len(self.in_features)} features, got {len(maps)}"
             )
-        if torch.jit.is_tracing():  # sizes are no numbers then
+        # Sizes are no numbers to a tracer.
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
             return maps
         sizes = [list(x.shape[-2:]) for x in maps]
         if any(b[0] > a[0] or b[1] > a[1] for a, b in pairwise(sizes)):
