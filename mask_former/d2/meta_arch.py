@@ -30,6 +30,9 @@ from .errors import InputError
 class MaskFormer(nn.Module):
     """Mask classification for semantic, panoptic and instance segmentation (paper, figure 2)."""
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
@@ -236,7 +239,8 @@ class MaskFormer(nn.Module):
             masks: Q masks of the size of the image, or of the output if they are resized first.
             output: height and width of the result.
         """
-        options, result = self.inference, {}
+        options = self.inference
+        result: dict[str, Any] = {}
         if options.semantic:
             masks = masks.formed()  # of all queries, for the other results too
             result["sem_seg"] = self._semantic(class_logits, masks, output)

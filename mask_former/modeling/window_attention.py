@@ -96,8 +96,8 @@ def _attention(
         scale: factor of the attention logits.
         most: how long the axes of batch and heads may be; None: of any length.
     """
-    for axis in (0, 1) if most else ():
-        if query.shape[axis] > most:
+    for axis in (0, 1):
+        if most and query.shape[axis] > most:
             parts = [tensor.split(most, axis) for tensor in (query, key, value)]
             biases = bias.split(most, axis) if axis else [bias] * len(parts[0])
             rows = zip(*parts, biases, strict=True)
