@@ -68,7 +68,7 @@ def read_index(path: Path) -> list[tuple[str, str]]:
         except (pickle.UnpicklingError, AttributeError, IndexError, TypeError) as error:
             raise ValueError(str(error)) from error
     keys = ("folder", "filename")
-    lists = [index.get(key) for key in keys] if isinstance(index, dict) else [None]
+    lists: list[Any] = [index.get(key) for key in keys] if isinstance(index, dict) else [None]
     if not all(_is_strings(entries) for entries in lists) or len(lists[0]) != len(lists[1]):
         raise InputError(
             f"index {path} has no two equally long lists of strings folder and filename; it is not "

@@ -81,7 +81,7 @@ class Thing(NamedTuple):
     def mask(self) -> np.ndarray:
         """[SIZE, SIZE] bool; the whole shape, also where another thing will cover it."""
         canvas = np.zeros((SIZE, SIZE), np.uint8)
-        return cv2.fillPoly(canvas, [self.corners()], 1).astype(bool)
+        return cv2.fillPoly(canvas, [self.corners()], (1,)).astype(bool)
 
 
 class Scene(NamedTuple):
@@ -147,7 +147,7 @@ def thing_shade(rng: Rng, thing: Thing) -> np.ndarray:
     columns, rows = np.arange(SIZE), np.arange(SIZE)[:, None]
     lit = (thing.center[0] - columns + thing.center[1] - rows) / thing.radius
     shade = 0.14 * lit + 0.16 * smooth_noise(rng, 24, 24)
-    rim = cv2.polylines(np.zeros((SIZE, SIZE), np.uint8), [thing.corners()], True, 1)
+    rim = cv2.polylines(np.zeros((SIZE, SIZE), np.uint8), [thing.corners()], True, (1,))
     return np.where(rim, -0.5, shade)
 
 
@@ -215,7 +215,8 @@ def place_things(rng: Rng, categories: Sequence[Category]) -> list[Thing]:
 def develop(rng: Rng, canvas: np.ndarray) -> np.ndarray:
     """[SIZE, SIZE, 3] uint8: the light of the day, a lens that is not quite sharp, and grain."""
     light = rng.uniform(0.85, 1.1) * (1 + rng.normal(0, 0.03, 3))
-    soft = cv2.GaussianBlur(canvas * light.astype(np.float32), (3, 3), 0.5)
+    lit: np.ndarray = canvas * light.astype(np.float32)
+    soft = cv2.GaussianBlur(lit, (3, 3), 0.5)
     grain = 5 * rng.standard_normal(canvas.shape, np.float32)
     return np.clip(soft + grain, 0, 255).astype(np.uint8)
 

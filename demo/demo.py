@@ -250,7 +250,8 @@ def require_window(pictures: Sequence[str] = ()) -> Sequence[Targets | None]:
         InputError: it is a headless build, or there is no display.
     """
     # Without a display, OpenCV's Qt build would end the process.
-    display = sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    named = {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    display = sys.platform != "linux" or bool(named)
     try:
         if display:
             cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
@@ -289,7 +290,8 @@ def save(demo: VisualizationDemo, image: np.ndarray, found: Found, files: Target
             overlay = Image.fromarray(draw(demo, image, found))
             write = partial(overlay.save, path, quality=95)
         else:
-            write = partial(SAVERS[kind], path, found, image.shape[:2], num_classes)
+            height, width = image.shape[:2]
+            write = partial(SAVERS[kind], path, found, (height, width), num_classes)
         try:
             write()
         except (OSError, ValueError) as error:

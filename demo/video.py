@@ -20,7 +20,7 @@ SUFFIXES = (".mp4", ".mkv", ".avi", ".mov")
 def open_capture(video: str | None) -> cv2.VideoCapture:
     """A video file or, without one, camera 0."""
     # It would add to our sentences, and report the probe of the codec. OpenCV 5 has moved the call.
-    silence = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+    silence = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # type: ignore[attr-defined]
     silence(0)
     capture = cv2.VideoCapture(0 if video is None else video)
     if not capture.isOpened():

@@ -1,10 +1,14 @@
 """What a run of seconds needs: CamVid's configuration with a tiny model, and made-up images."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from detectron2.config import CfgNode
 from PIL import Image
+from pycocotools import mask as mask_util
 
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
@@ -66,3 +70,34 @@ def draw_images(folder: Path) -> Path:
                 values = random.randint(0, 12, shape, dtype=np.uint8)
                 Image.fromarray(values).save(of_kind / f"{i}.{extension}")
     return folder / "camvid" / "images" / "train"
+
+
+def accuracy(inference: Path, label_maps: Iterable[Path]) -> dict[str, float]:
+    """The share of right pixels and the mean IoU, in percent, counted from what a run has written.
+
+    Args:
+        inference: the folder of ``sem_seg_predictions.json``.
+        label_maps: of CamVid's classes 0 to 10; other labels are ignored.
+    """
+    entries = json.loads((inference / "sem_seg_predictions.json").read_text())
+    predicted: dict[str, np.ndarray] = {}
+    for entry in entries:
+        mask = mask_util.decode(entry["segmentation"]).astype(bool)
+        labels = predicted.setdefault(Path(entry["file_name"]).stem, np.full(mask.shape, -1))
+        labels[mask] = entry["category_id"]
+    maps = {path.stem: np.asarray(Image.open(path)) for path in label_maps}
+    assert maps.keys() == predicted.keys()
+    truth = np.concatenate([labels.ravel() for labels in maps.values()])
+    found = np.concatenate([predicted[stem].ravel() for stem in maps])[truth < 11]
+    truth = truth[truth < 11]
+    shares = []
+    for label in np.unique(truth):
+        true, of_label = truth == label, found == label
+        shares.append((true & of_label).sum() / (true | of_label).sum())
+    return {"pACC": 100 * (truth == found).mean(), "mIoU": 100 * np.mean(shares)}
+
+
+def assert_accuracy(results: dict[str, float], inference: Path, label_maps: Iterable[Path]) -> None:
+    """The figures of an evaluation are those of the label maps that it wrote."""
+    expected = accuracy(inference, label_maps)
+    assert {key: results[key] for key in expected} == pytest.approx(expected)

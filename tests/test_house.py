@@ -128,6 +128,15 @@ def test_scripts_use_no_internals(path: Path) -> None:
     assert [name for name in imported(path) if within(name, INTERNAL)] == []
 
 
+@pytest.mark.parametrize(
+    "path", sources("mask_former"), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_functions_fit_on_a_screen(path: Path) -> None:
+    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
+    lengths = {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno}
+    assert {name: lines for name, lines in lengths.items() if lines > 52} == {}
+
+
 def test_the_lower_floors_work_without_detectron2_and_torchvision() -> None:
     code = """
 import sys, pkgutil, importlib

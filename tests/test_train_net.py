@@ -16,7 +16,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 import train_net
 from mask_former.d2.errors import InputError
-from tests.small_runs import CONFIG, QUICK, TINY, flat
+from tests.small_runs import CONFIG, QUICK, TINY, assert_accuracy, flat
 
 ROOT = Path(train_net.__file__).parent
 
@@ -46,7 +46,8 @@ def test_trains_resumes_and_evaluates(tmp_path):
     assert torch.load(checkpoint)["trainer"]["iteration"] == 2
     of_last = train_net.main(parse(tmp_path, "--eval-only", "--resume"))
     of_file = train_net.main(parse(tmp_path, "--eval-only", MODEL__WEIGHTS=checkpoint))
-    assert 0 <= of_last["sem_seg"]["mIoU"] <= 100
+    truth = (tmp_path / "camvid/annotations/val").iterdir()
+    assert_accuracy(of_last["sem_seg"], tmp_path / "out/inference", truth)
     assert of_last["sem_seg"]["pACC"] == of_file["sem_seg"]["pACC"]
 
 
@@ -56,8 +57,9 @@ def test_one_scale_of_test_time_augmentation_changes_nothing(tmp_path):
     results = train_net.main(parse(tmp_path, "--eval-only", **aug))
     assert list(results) == ["sem_seg", "sem_seg_TTA"]
     np.testing.assert_equal(results["sem_seg_TTA"], results["sem_seg"])
-    for folder in ("inference", "inference_TTA"):
-        assert (tmp_path / "out" / folder / "sem_seg_predictions.json").is_file()
+    for folder, key in (("inference", "sem_seg"), ("inference_TTA", "sem_seg_TTA")):
+        truth = (tmp_path / "camvid/annotations/val").iterdir()
+        assert_accuracy(results[key], tmp_path / "out" / folder, truth)
 
 
 @pytest.mark.usefixtures("images")
@@ -66,7 +68,8 @@ def test_test_time_augmentation(tmp_path, twice):
     aug = {"ENABLED": True, "MIN_SIZES": "(40, 64)", "FLIP": True, "RESIZE_TWICE": twice}
     keys = {f"TEST__AUG__{key}": value for key, value in aug.items()}
     results = train_net.main(parse(tmp_path, "--eval-only", **keys))
-    assert 0 <= results["sem_seg_TTA"]["pACC"] <= 100
+    truth = (tmp_path / "camvid/annotations/val").iterdir()
+    assert_accuracy(results["sem_seg_TTA"], tmp_path / "out/inference_TTA", truth)
     assert results["sem_seg_TTA"].keys() == results["sem_seg"].keys()
 
 
@@ -251,7 +254,8 @@ def test_on_camvid(datasets_root, tmp_path, monkeypatch):
         MetadataCatalog.remove(subset)
     result = torch.load(tmp_path / "inference" / "sem_seg_evaluation.pth", weights_only=False)
     assert {"mIoU", "IoU-bicyclist"} <= result.keys()
-    assert 0 <= result["pACC"] <= 100
+    truth = (Path(sample["sem_seg_file_name"]) for sample in samples)
+    assert_accuracy(result, tmp_path / "inference", truth)
     log = (tmp_path / "metrics.json").read_text()
     assert "loss_dice_4" in log  # deep supervision of six layers
     assert torch.load(tmp_path / "model_final.pth")["trainer"]["iteration"] == 1

@@ -11,10 +11,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import HookBase
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from mask_former.d2.errors import InputError
 from mask_former.d2.trainer import Trainer
-from tests.small_runs import tiny_cfg
+from tests.small_runs import assert_accuracy, tiny_cfg
 
 
 @pytest.fixture
@@ -68,7 +70,9 @@ def test_trains_and_evaluates(cfg):
     trainer.resume_or_load(resume=False)
     trainer.train()
     assert not torch.equal(trainer.model.sem_seg_head.predictor.query_embed.weight, before)
-    assert 0 <= trainer._last_eval_results["sem_seg"]["mIoU"] <= 100
+    out = Path(cfg.OUTPUT_DIR)
+    truth = (out.parent / "camvid/annotations/val").iterdir()
+    assert_accuracy(trainer._last_eval_results["sem_seg"], out / "inference", truth)
     state = saved(cfg)["trainer"]
     assert state["iteration"] == 2
     # Detectron2 0.6 forgets the optimizer.
@@ -298,7 +302,12 @@ def test_trains_and_evaluates_instances(cfg):
     trainer.train()
     results = trainer._last_eval_results
     assert {"AP", "AP-cat", "AP-dog"} <= results["segm"].keys()
-    assert 0 <= results["segm"]["AP"] <= 100
+    truth = COCO(str(Path(cfg.OUTPUT_DIR).parent / "boxes.json"))
+    written = Path(cfg.OUTPUT_DIR, "inference", "coco_instances_results.json")
+    judge = COCOeval(truth, truth.loadRes(json.loads(written.read_text())), "segm")
+    for step in (judge.evaluate, judge.accumulate, judge.summarize):
+        step()
+    assert results["segm"]["AP"] == pytest.approx(100 * judge.stats[0])
 
 
 @pytest.mark.usefixtures("instance_set")

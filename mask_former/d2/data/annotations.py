@@ -87,8 +87,7 @@ def _check_segments(
                 f"{', '.join(segment) or 'nothing'}; add the missing keys to the annotation"
             )
     found = {segment["category_id"] for segment in segments}
-    outside = found - set(range(num_classes)) if num_classes is not None else set()
-    if outside:
+    if num_classes is not None and (outside := found - set(range(num_classes))):
         raise InputError(
             f"the segments of {file_name} have category_id {listed(outside)}, but the classes "
             f"are 0 to {num_classes - 1}; map them to these, or set "

@@ -53,7 +53,7 @@ def augment(picture: Picture, augmentations: Augmentations) -> Picture:
     if labels is not None and _look_at_labels(augmentations):
         drawn.sem_seg = labels.astype(np.float64)
     transforms = T.AugmentationList(augmentations)(drawn)
-    if drawn.sem_seg is not None:
+    if labels is not None and drawn.sem_seg is not None:
         labels = drawn.sem_seg.astype(labels.dtype)
     elif labels is not None:
         labels = _move(labels, transforms, _nearest_of_floats)

@@ -244,7 +244,8 @@ class MaskFormerInstanceDatasetMapper(TrainingMapper):
 
     def _read(self, sample: Sample, image: np.ndarray) -> Picture:
         found = _take(sample, "annotations")
-        kept = annotations.paint(found, sample["file_name"], image.shape[:2], self.num_classes)
+        height, width = image.shape[:2]
+        kept = annotations.paint(found, sample["file_name"], (height, width), self.num_classes)
         sample["annotations"] = kept.annotations
         return Picture(image, masks=kept.masks, ignored=kept.ignored)
 

@@ -104,9 +104,9 @@ def read_label_map(
     if num_classes is None:
         return labels
     outside = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_label)
-    if found := set(labels[outside].tolist()):
+    if ids := set(labels[outside].tolist()):
         raise InputError(
-            f"label map {file_name} has ids {listed(found)}, but the classes are 0 to "
+            f"label map {file_name} has ids {listed(ids)}, but the classes are 0 to "
             f"{num_classes - 1} and the ignore label is {ignore_label}; map the file's ids to "
             "these, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES and the data set's ignore_label to fit"
         )

@@ -94,7 +94,9 @@ class SteadyVisualizer(Visualizer):
     def _extent(self, text: Text) -> tuple[float, float, float, float]:
         """x, y, width and height of the ground of a text, in pixels of the picture."""
         text.update_bbox_position_size(renderer := self.output.canvas.get_renderer())
-        box = text.get_bbox_patch().get_window_extent(renderer)
+        ground = text.get_bbox_patch()
+        assert ground is not None  # Detectron2 draws every text on one
+        box = ground.get_window_extent(renderer)
         scale = self.output.scale
         # In pixels of the drawing y points up.
         return (
@@ -135,7 +137,8 @@ class FastVisualizer:
             self._fill(region, opacity, window)
             if region.box is not None:
                 self._draw_box(region.box, to_bytes(region.color))
-        for label in place_labels(strokes, self.image.shape[:2], self._measure):
+        height, width = self.image.shape[:2]
+        for label in place_labels(strokes, (height, width), self._measure):
             self._write(label)
         return self
 
@@ -192,9 +195,9 @@ def enlarge(image: np.ndarray, found: Found, side: int = 400) -> tuple[np.ndarra
         soft = cv2.resize(255 * region.mask, None, fx=factor, fy=factor)
         mask = (soft >= 128).view(np.uint8)
         box = region.box
-        return region._replace(
-            mask=mask, box=None if box is None else tuple(factor * value for value in box)
-        )
+        if box is not None:
+            box = (factor * box[0], factor * box[1], factor * box[2], factor * box[3])
+        return region._replace(mask=mask, box=box)
 
     large = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     return large, {kind: [grow(region) for region in regions] for kind, regions in found.items()}

@@ -42,8 +42,9 @@ class Region(NamedTuple):
     @property
     def label(self) -> str:
         """The name and, of a thing, the score."""
-        scored = self.is_thing and self.score is not None
-        return f"{self.category} {100 * self.score:.0f}%" if scored else self.category
+        if not self.is_thing or self.score is None:
+            return self.category
+        return f"{self.category} {100 * self.score:.0f}%"
 
 
 Found = dict[str, list[Region]]

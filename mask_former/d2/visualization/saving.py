@@ -72,7 +72,8 @@ def label_ids(kind: str, regions: list[Region], size: Size, num_classes: int) ->
         [H, W]; of classes uint8 with void 255, or uint16 with void 65535 if there are more than
         255 classes; else int32 with void 0.
     """
-    void, dtype = 0, np.int32
+    void: int = 0
+    dtype: type[np.integer] = np.int32
     if kind == "classes":
         void, dtype = (255, np.uint8) if num_classes <= 255 else (65535, np.uint16)
     ids = np.full(size, void, dtype)
@@ -83,8 +84,7 @@ def label_ids(kind: str, regions: list[Region], size: Size, num_classes: int) ->
 
 def describe(kind: str, region: Region) -> dict[str, Any]:
     """A region's entry in a table; its box is COCO's [x, y, width, height]."""
-    x0, y0, width, height = cv2.boundingRect(region.mask)
-    bbox = [x0, y0, width, height]
+    bbox: list[float] = list(cv2.boundingRect(region.mask))
     if region.box is not None:
         x0, y0, x1, y1 = region.box
         bbox = [x0, y0, x1 - x0, y1 - y0]

@@ -1,3 +1,3 @@
 """The original's path of DETR's panoptic mapper."""
 
-from ...d2.data.detr_mapper import DETRPanopticDatasetMapper as DETRPanopticDatasetMapper
+from ...d2.data.mappers import DETRPanopticDatasetMapper as DETRPanopticDatasetMapper
