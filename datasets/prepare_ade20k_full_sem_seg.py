@@ -171,8 +171,10 @@ def prepare_one(sample: Sample) -> None:
 
 def _check(sample: Sample, size: preparing.Size) -> None:
     preparing.check_image(sample.target_image, size)
+    made_from = sample.segmentation
+    expected = resized(read_labels(made_from), size, cv2.INTER_NEAREST)
     preparing.check_labels(
-        sample.target_labels, sample.segmentation, size, NUM_CLASSES, IGNORE_LABEL
+        sample.target_labels, made_from, expected, size, NUM_CLASSES, IGNORE_LABEL
     )
 
 
@@ -181,7 +183,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = preparing.parser(__doc__).parse_args(argv)
     with preparing.telling_errors():
         root = preparing.source(ROOT)
-        items = samples(root)
+        if not (items := samples(root)):
+            raise InputError(f"index {root / 'index_ade20k.pkl'} is empty; unpack {ROOT} again")
         counts = Counter(split_of(item.image.name) for item in items)
         folders = [root / kind / split for kind in KINDS for split in counts]
         for folder in folders:

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from mask_former.d2.data import preparing
 
 RELEASED = {"training": 20210, "validation": 2000}
@@ -27,14 +29,18 @@ class LabelMap(NamedTuple):
     image: Path
 
 
-def convert(input: str | Path, output: str | Path) -> None:
-    """Writes a label map whose ids are one lower, with 0 become 255.
+def read_labels(path: Path) -> np.ndarray:
+    """Classes [H, W], uint8: ids one lower, with 0 become 255.
 
     Raises:
-        InputError: the input is missing, broken or no map of bytes.
+        InputError: the file is missing, broken or no map of bytes.
     """
-    labels = preparing.read_indices(Path(input))
-    preparing.save(labels - labels.dtype.type(1), Path(output), "PNG")
+    return preparing.read_indices(path) - np.uint8(1)
+
+
+def convert(input: str | Path, output: str | Path) -> None:
+    """Writes the label map of one downloaded file."""
+    preparing.save(read_labels(Path(input)), Path(output), "PNG")
 
 
 def prepare_one(item: LabelMap) -> None:
@@ -42,7 +48,13 @@ def prepare_one(item: LabelMap) -> None:
     sized_by = item.image if item.image.exists() else item.source
     size = preparing.image_size(sized_by)
     check = partial(
-        preparing.check_labels, item.target, item.source, size, NUM_CLASSES, IGNORE_LABEL
+        preparing.check_labels,
+        item.target,
+        item.source,
+        read_labels(item.source),
+        size,
+        NUM_CLASSES,
+        IGNORE_LABEL,
     )
     preparing.write_unless_good(partial(convert, item.source, item.target), check)
 

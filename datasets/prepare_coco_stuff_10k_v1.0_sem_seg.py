@@ -85,7 +85,11 @@ def prepare_one(sample: Sample) -> None:
 
 def _check(sample: Sample, size: preparing.Size) -> None:
     preparing.check_image(sample.target_image, size)
-    preparing.check_labels(sample.target_labels, sample.annotation, size, NUM_CLASSES, IGNORE_LABEL)
+    made_from = sample.annotation
+    expected = read_labels(made_from)
+    preparing.check_labels(
+        sample.target_labels, made_from, expected, size, NUM_CLASSES, IGNORE_LABEL
+    )
 
 
 def read_names(path: Path) -> list[str]:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
 from detectron2.engine import DefaultPredictor
 from torch import nn
 
 from .build.model import build_model
 from .checkpoint import MaskFormerCheckpointer
 from .config import load_config
+from .data.augmentation import ResizeShortestEdge
 from .errors import InputError
 from .fuse_norms import optimize_for_inference
 
@@ -32,7 +32,7 @@ class Predictor(DefaultPredictor):
         MaskFormerCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
         optimize_for_inference(self.model)
         side = cfg.INPUT.MIN_SIZE_TEST
-        self.aug = T.ResizeShortestEdge([side, side], cfg.INPUT.MAX_SIZE_TEST)
+        self.aug = ResizeShortestEdge([side, side], cfg.INPUT.MAX_SIZE_TEST)
         self.input_format = cfg.INPUT.FORMAT
 
     def __call__(self, picture: np.ndarray) -> Result:

@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import detection_utils
 from detectron2.data.transforms import HFlipTransform
 from detectron2.modeling import DatasetMapperTTA
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .data.reading import naming
+from .data.reading import read_picture
 from .errors import InputError
 
 Sample = dict[str, Any]
@@ -85,6 +84,5 @@ class SemanticSegmentorWithTTA(nn.Module):
                 "test-time augmentation needs the file_name of an image that comes without its "
                 "pixels, or with TEST.AUG.RESIZE_TWICE False; add it to the input"
             )
-        with naming(sample["file_name"], "image"):
-            image = detection_utils.read_image(sample["file_name"], self.image_format)
+        image = read_picture(sample["file_name"], self.image_format)
         return torch.from_numpy(image.copy()).permute(2, 0, 1)

@@ -163,7 +163,7 @@ def test_broken_outputs_are_made_again(script, root: Path, read: Callable, write
     image = root / "images_detectron2" / "training" / NAMES[0]
     image.write_bytes(image.read_bytes()[:300])
     labels = root / "annotations_detectron2" / "training" / NAMES[1].replace(".jpg", ".tif")
-    write(labels, np.full((12, 16), 847, np.uint16))
+    write(labels, np.zeros((12, 16), np.uint16))  # of the right size and range
     script.main(["--workers", "1"])
     check_outputs(root, read)
 
@@ -176,6 +176,12 @@ class Hostile:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, (str(self.path),)
+
+
+def test_an_empty_index_is_told(script, root: Path):
+    write_index(root, [])
+    with pytest.raises(SystemExit, match=r"index .*index_ade20k.pkl is empty; unpack"):
+        script.main(["--workers", "1"])
 
 
 def test_nothing_in_the_index_runs(script, root: Path, read: Callable, tmp_path: Path):

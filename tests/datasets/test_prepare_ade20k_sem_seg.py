@@ -104,10 +104,12 @@ def test_kill_and_resume(root: Path, data: Path, read: Callable, kill_when_block
 def test_a_broken_or_wrong_output_is_made_again(script, root: Path, read: Callable, write):
     script.main(["--workers", "1"])
     target = root / "annotations_detectron2" / "training"
-    broken, small, wrong = (target / f"{name}.png" for name in NAMES["training"][:3])
+    broken, small, wrong, zeros, raw = (target / f"{name}.png" for name in NAMES["training"][:5])
     broken.write_bytes(broken.read_bytes()[:-30])
     write(small, np.zeros((3, 3), np.uint8))
     write(wrong, np.full((6, 8), 200, np.uint8))
+    write(zeros, np.zeros((6, 8), np.uint8))  # of the right size and range
+    shutil.copyfile(root / "annotations" / "training" / raw.name, raw)
     script.main(["--workers", "1"])
     check_outputs(root, read)
 

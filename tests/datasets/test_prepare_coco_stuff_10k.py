@@ -103,7 +103,7 @@ def test_broken_outputs_are_made_again(script, root: Path, read: Callable, write
     image = root / "images_detectron2" / "train" / f"{NAMES['train'][0]}.jpg"
     image.write_bytes(image.read_bytes()[:100])
     labels = root / "annotations_detectron2" / "train" / f"{NAMES['train'][1]}.png"
-    write(labels, np.full((6, 8), 180, np.uint8))
+    write(labels, np.zeros((6, 8), np.uint8))  # of the right size and range
     script.main(["--workers", "1"])
     check_outputs(root, read)
 

@@ -86,6 +86,20 @@ def _check_segments(
                 f"a segment of {file_name} lacks {', '.join(missing)}: its segments_info has only "
                 f"{', '.join(segment) or 'nothing'}; add the missing keys to the annotation"
             )
+    wrong = [s for s in segments if s.get("iscrowd", 0) not in (0, 1)]
+    wrong += [s for s in segments if type(s["id"]) is not int or not 0 <= s["id"] < 2**24]
+    if wrong:
+        raise InputError(
+            f"a segment of {file_name} has the id {wrong[0]['id']!r} and the iscrowd "
+            f"{wrong[0].get('iscrowd', 0)!r}, but an id is a whole number below 2^24 and iscrowd 0 "
+            "or 1; mend its segments_info"
+        )
+    ids = [segment["id"] for segment in segments]
+    if twice := {each for each in ids if ids.count(each) > 1}:
+        raise InputError(
+            f"the segments of {file_name} have the ids {listed(twice)} more than once; give each "
+            "segment of an image an id of its own, in the PNG, too"
+        )
     found = {segment["category_id"] for segment in segments}
     if num_classes is not None and (outside := found - set(range(num_classes))):
         raise InputError(
@@ -142,7 +156,9 @@ def paint(
     crowd = np.zeros(size, np.uint8)
     for index, annotation in enumerate(annotations):
         where = f"annotation {annotation.get('id', index)} of image {image_file}"
-        if annotation.get("iscrowd", 0):
+        if (is_crowd := annotation.get("iscrowd", 0)) not in (0, 1):
+            raise InputError(f"{where} has the iscrowd {is_crowd!r}; it must be 0 or 1")
+        if is_crowd:
             crowd |= _paint_crowd(where, annotation, size)
             continue
         _check_category(where, annotation, num_classes)
@@ -198,6 +214,8 @@ def _decode(where: str, lengths: dict[str, Any], size: tuple[int, int]) -> np.nd
         )
     try:
         if isinstance(lengths["counts"], list):
+            if (pixels := sum(lengths["counts"])) != size[0] * size[1]:
+                raise ValueError(f"they count {pixels} pixels of {size[0] * size[1]}")
             lengths = coco_mask.frPyObjects(lengths, *size)
         return coco_mask.decode(lengths)
     except (KeyError, TypeError, ValueError) as error:
@@ -207,11 +225,15 @@ def _decode(where: str, lengths: dict[str, Any], size: tuple[int, int]) -> np.nd
 
 
 def _fill(where: str, polygons: list[Any], size: tuple[int, int]) -> np.ndarray:
-    whole = [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
-    if not whole:  # fewer than three points
+    if broken := [polygon for polygon in polygons if len(polygon) < 6 or len(polygon) % 2]:
+        raise InputError(
+            f"{where} has a polygon of {len(broken[0])} numbers, but at least three pairs x, y are "
+            "needed; take the polygon out of the annotation, or mend it"
+        )
+    if not polygons:
         return np.zeros(size, np.uint8)
-    _check_places(where, whole, size)
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(whole, *size)))
+    _check_places(where, polygons, size)
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *size)))
 
 
 def _check_places(where: str, polygons: list[Any], size: tuple[int, int]) -> None:

@@ -19,6 +19,17 @@ Size = tuple[int, int]  # height and width
 Nearest = Callable[[Size, Size], tuple[np.ndarray, np.ndarray]]
 
 
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, but for the sides of very narrow images, which it rounds to no pixel."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The size is drawn, and a side has a pixel at least."""
+        step = super().get_transform(image)
+        if isinstance(step, T.ResizeTransform):
+            step.new_h, step.new_w = max(1, step.new_h), max(1, step.new_w)
+        return step
+
+
 class ColorJitter(ColorAugSSDTransform):
     """PointRend's, with the same result: bytes are scaled by a table of all 256 that there are."""
 

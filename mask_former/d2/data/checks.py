@@ -1,12 +1,11 @@
 """What a trainer asks about a data set before it builds anything."""
 
-import difflib
 from collections.abc import Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from .datasets import check_paths, refresh_paths, registered_row
 
 # The names under which Detectron2 and this package keep the paths of a data set in its metadata.
@@ -23,7 +22,7 @@ def check_dataset(name: str, num_classes: int | None = None) -> None:
     Raises:
         InputError: with the path or the numbers, and the remedy.
     """
-    _check_name(name)
+    check_name(name)
     if (row := registered_row(name)) is not None:
         refresh_paths(row)
     metadata = MetadataCatalog.get(name)
@@ -33,14 +32,14 @@ def check_dataset(name: str, num_classes: int | None = None) -> None:
         _check_num_classes(name, len(classes), num_classes)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuses a data set that is not registered."""
     known = sorted(DatasetCatalog.list())
     if name not in known:
-        close = difflib.get_close_matches(name, known)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise InputError(
-            f"data set {name} is not registered; {hint}mend DATASETS.TRAIN and DATASETS.TEST, or "
-            f"register it with detectron2.data.DatasetCatalog; registered are {', '.join(known)}"
+            f"data set {name} is not registered{did_you_mean(name, known) or ';'} mend "
+            "DATASETS.TRAIN and DATASETS.TEST, or register it with detectron2.data.DatasetCatalog; "
+            f"registered are {', '.join(known)}"
         )
 
 

@@ -271,7 +271,7 @@ def refresh_paths(row: SemanticSet | PanopticSet) -> dict[str, str]:
 
 
 def _below_root(path: str) -> str:
-    return os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), path)
+    return os.path.join(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), path)
 
 
 def check_paths(name: str, paths: dict[str, str]) -> None:

@@ -3,11 +3,12 @@
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, detection_utils
+from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
 from ..errors import InputError
-from .augmentation import Augmentations, ColorJitter
+from .augmentation import Augmentations, ColorJitter, ResizeShortestEdge
+from .checks import check_name
 
 _DETR_CROP_SIZES = [400, 500, 600]
 
@@ -23,7 +24,7 @@ def training_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
 
 def detr_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
     """What the mapper with the augmentation of DETR takes from a configuration."""
-    flip = [T.RandomFlip()] if is_train else []
+    flip = _flips(cfg) if is_train else []
     return {
         **_shared_arguments(cfg, is_train),
         "crop_gen": _detr_crop(cfg) if cfg.INPUT.CROP.ENABLED and is_train else None,
@@ -43,7 +44,7 @@ def _shared_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
 def evaluation_arguments(cfg: CfgNode) -> dict[str, Any]:
     """What the mapper for evaluation takes from a configuration: Detectron2's test sizes."""
     return {
-        "augmentations": detection_utils.build_augmentation(cfg, is_train=False),
+        "augmentations": [_resize(cfg, is_train=False)],
         "image_format": cfg.INPUT.FORMAT,
     }
 
@@ -52,16 +53,23 @@ def ignore_label(cfg: CfgNode) -> int:
     """The label of pixels without a class, from the metadata of the first training set.
 
     Raises:
-        InputError: no training set is named, or its metadata lack the label.
+        InputError: no training set is named or registered, or its metadata lack the label, or it
+            is not that of ``MODEL.SEM_SEG_HEAD.IGNORE_VALUE``.
     """
     if not cfg.DATASETS.TRAIN:
         raise InputError("DATASETS.TRAIN is empty; name the data set to train on")
     name = cfg.DATASETS.TRAIN[0]
     label = MetadataCatalog.get(name).get("ignore_label")
     if label is None:
+        check_name(name)
         raise InputError(
             f"the metadata of data set {name}, the first of DATASETS.TRAIN, have no ignore_label; "
             "set it where the data set is registered, for example to 255"
+        )
+    if label != (other := cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE):
+        raise InputError(
+            f"data set {name} has the ignore_label {label}, but MODEL.SEM_SEG_HEAD.IGNORE_VALUE is "
+            f"{other}; set it to {label}"
         )
     return label
 
@@ -78,17 +86,24 @@ def _training_augmentations(cfg: CfgNode) -> Augmentations:
         augmentations.append(crop)
     if cfg.INPUT.COLOR_AUG_SSD:
         augmentations.append(ColorJitter(img_format=cfg.INPUT.FORMAT))
-    # INPUT.RANDOM_FLIP is not read: the published models were trained with this flip.
-    return [*augmentations, T.RandomFlip()]
+    return [*augmentations, *_flips(cfg)]
+
+
+def _flips(cfg: CfgNode) -> Augmentations:
+    axes = ("horizontal", "vertical")
+    if (axis := cfg.INPUT.RANDOM_FLIP) not in (*axes, "none"):
+        raise InputError(f"INPUT.RANDOM_FLIP is {axis!r}; set it to horizontal, vertical or none")
+    chosen = {each: each == axis for each in axes}
+    return [T.RandomFlip(**chosen)] if axis != "none" else []
 
 
 def _resize(cfg: CfgNode, is_train: bool) -> T.Augmentation:
     if not is_train:
-        return T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
+        return ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    return T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
+    return ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
 
 
 def _detr_crop(cfg: CfgNode) -> Augmentations:
-    resize = T.ResizeShortestEdge(_DETR_CROP_SIZES, sample_style="choice")
+    resize = ResizeShortestEdge(_DETR_CROP_SIZES, sample_style="choice")
     return [resize, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)]

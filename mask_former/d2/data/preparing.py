@@ -67,7 +67,7 @@ def source(*parts: str) -> Path:
     Raises:
         InputError: there is none.
     """
-    path = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"), *parts)
+    path = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"), *parts).expanduser()
     if not path.exists():
         raise InputError(
             f"{path} does not exist; put what --help lists there, or set DETECTRON2_DATASETS to "
@@ -161,10 +161,12 @@ def _end_with_parent() -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write to; what is there when the block ends becomes ``path``."""
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # others may prepare as well
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -237,13 +239,19 @@ def check_image(path: Path, size: Size) -> None:
 
 
 def check_labels(
-    path: Path, made_from: Path, size: Size, num_classes: int, ignore_label: int
+    path: Path,
+    made_from: Path,
+    expected: np.ndarray,
+    size: Size,
+    num_classes: int,
+    ignore_label: int,
 ) -> None:
-    """Refuses a prepared label map of another size or with ids outside the classes.
+    """Refuses a prepared label map that was not made so, or with ids outside the classes.
 
     Args:
         path: the prepared file.
         made_from: the file to blame.
+        expected: [H, W]; what the conversion gives.
         size: of its image.
         num_classes: K; ids must be 0..K-1.
         ignore_label: the one other id that is allowed.
@@ -257,6 +265,8 @@ def check_labels(
             f", but the classes are 0 to {num_classes - 1} and the ignore label is {ignore_label}; "
             "unpack the data set again, in the release that the script names (--help)"
         )
+    if not np.array_equal(labels, expected):
+        raise InputError(f"label map {path} is not what {made_from} gives; remove it")
 
 
 def check_size(path: Path, found: Size, expected: Size) -> None:

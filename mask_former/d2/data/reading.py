@@ -14,7 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 from detectron2.data import detection_utils
-from PIL import Image
+from detectron2.utils.file_io import PathManager
+from PIL import Image, ImageOps
 
 from ..errors import InputError
 
@@ -36,7 +37,8 @@ def describe_root() -> str:
     value = os.environ.get("DETECTRON2_DATASETS")
     if value is None:
         return "DETECTRON2_DATASETS is not set: datasets in the working directory"
-    return f"DETECTRON2_DATASETS is {value!r}" + ("" if os.path.isdir(value) else ", no folder")
+    is_folder = os.path.isdir(os.path.expanduser(value))
+    return f"DETECTRON2_DATASETS is {value!r}" + ("" if is_folder else ", no folder")
 
 
 @contextmanager
@@ -57,11 +59,34 @@ def naming(file_name: str, what: str) -> Iterator[None]:
         ) from error
 
 
+def read_picture(file_name: str, image_format: str) -> np.ndarray:
+    """The bytes [H, W, 3] of a picture file; of 16 bits grey, the upper eight.
+
+    Args:
+        file_name: any format of Pillow.
+        image_format: ``"RGB"``, ``"BGR"`` or another of Detectron2's.
+
+    Raises:
+        InputError: the file is missing or broken, or its values have no known range.
+    """
+    with naming(file_name, "image"):
+        with PathManager.open(file_name, "rb") as file, Image.open(file) as picture:
+            mode = picture.mode
+            if mode.startswith("I;16"):  # Pillow itself would cut at 255, and give white
+                upper = (np.asarray(ImageOps.exif_transpose(picture)) >> 8).astype(np.uint8)
+                return detection_utils.convert_PIL_to_numpy(Image.fromarray(upper), image_format)
+        if mode not in ("I", "F"):
+            return detection_utils.read_image(file_name, image_format)
+    raise InputError(
+        f"image {file_name} has mode {mode} of Pillow, whose values have no known range; convert "
+        "it to 8 or 16 bits a channel"
+    )
+
+
 def read_image(sample: dict[str, Any], image_format: str) -> np.ndarray:
     """The image [H, W, 3] of a sample; its ``height`` and ``width`` are filled in if missing."""
     file_name = sample["file_name"]
-    with naming(file_name, "image"):
-        image = detection_utils.read_image(file_name, image_format)
+    image = read_picture(file_name, image_format)
     try:
         detection_utils.check_image_size(sample, image)
     except detection_utils.SizeMismatchError as error:

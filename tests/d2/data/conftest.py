@@ -85,6 +85,7 @@ def cfg() -> CfgNode:
     cfg = get_mask_former_cfg()
     cfg.DATASETS.TRAIN = ("camvid_sem_seg_train",)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 11
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 11
     cfg.INPUT.MIN_SIZE_TRAIN = (24, 36)
     cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
     cfg.INPUT.SIZE_DIVISIBILITY = 32

@@ -49,8 +49,6 @@ def test_crowds_and_what_has_no_pixel_are_left_out(caplog, monkeypatch):
     kept = annotation([SQUARE], 3)
     others = [
         annotation([SQUARE], iscrowd=1),
-        annotation([[1, 1, 4, 4]]),  # two points
-        annotation([[1, 1, 4, 4, 1]]),  # an odd number
         annotation([[1, 1, 1, 1, 1, 1]]),
         annotation([]),
         annotation({"size": list(SIZE), "counts": [48]}),
@@ -103,6 +101,10 @@ def test_a_polygon_is_cut_at_the_border():
         (annotation(None), "has the segmentation None, but polygons or run lengths"),
         ({"category_id": 0, "bbox": [0, 0, 1, 1]}, "a box alone is not enough"),
         (annotation({"size": [8, 6], "counts": [48]}), r"size \[8, 6\] .* image has \[6, 8\]"),
+        (annotation([SQUARE, [1, 1, 4, 4]]), "a polygon of 4 numbers, but at least three pairs"),
+        (annotation([[1, 1, 4, 4, 1, 1, 2]]), "a polygon of 7 numbers, but at least three pairs"),
+        (annotation({"size": [6, 8], "counts": [13, 3]}), "they count 16 pixels of 48"),
+        (annotation([SQUARE], iscrowd="no"), "iscrowd 'no'; it must be 0 or 1"),
         (annotation({"size": [6, 8]}), "run lengths that cannot be read"),
         (annotation({"size": [6, 8], "counts": 3}), "run lengths that cannot be read"),
         (annotation([[0, 0, 1e9, 0, 5, 5]]), "polygon from .*1000000000.0.* image is 8x6"),

@@ -1,11 +1,13 @@
 """What the mappers take from a configuration, and configurations that they refuse."""
 
+import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
 from mask_former.d2.data.mappers import (
+    DETRPanopticDatasetMapper,
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )
@@ -19,7 +21,7 @@ def test_semantic_mapper_from_a_configuration(cfg):
     assert isinstance(resize, T.ResizeShortestEdge)
     assert tuple(resize.short_edge_length) == (24, 36)
     assert isinstance(crop, T.RandomCrop_CategoryAreaConstraint)
-    assert (crop.single_category_max_area, crop.ignored_category) == (1.0, 255)
+    assert (crop.single_category_max_area, crop.ignored_category) == (1.0, 11)
     assert isinstance(color, ColorAugSSDTransform)
     assert isinstance(flip, T.RandomFlip)
     assert mapper.is_train
@@ -45,7 +47,41 @@ def test_configuration_without_a_training_set(cfg):
 
 def test_configuration_of_a_set_without_ignore_label(cfg):
     cfg.DATASETS.TRAIN = ("set_without_ignore_label",)
+    DatasetCatalog.register("set_without_ignore_label", list)
 
-    with pytest.raises(InputError, match=r"set_without_ignore_label.*no ignore_label"):
+    try:
+        with pytest.raises(InputError, match=r"set_without_ignore_label.*no ignore_label"):
+            MaskFormerSemanticDatasetMapper(cfg, True)
+    finally:
+        DatasetCatalog.remove("set_without_ignore_label")
+        MetadataCatalog.remove("set_without_ignore_label")
+
+
+def test_configuration_of_a_misspelt_set(cfg):
+    cfg.DATASETS.TRAIN = ("camvid_sem_seg_trian",)
+
+    with pytest.raises(InputError, match=r"not registered; did you mean camvid_sem_seg_train"):
         MaskFormerSemanticDatasetMapper(cfg, True)
-    MetadataCatalog.remove("set_without_ignore_label")
+
+
+def test_two_ignore_labels_are_refused(cfg):
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 255
+
+    with pytest.raises(InputError, match=r"ignore_label 11, but .*IGNORE_VALUE is 255; set it to"):
+        MaskFormerPanopticDatasetMapper(cfg, True)
+
+
+@pytest.mark.parametrize("kind", [MaskFormerSemanticDatasetMapper, DETRPanopticDatasetMapper])
+def test_random_flip_has_an_axis_or_is_none(cfg, kind):
+    picture = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    ways = {"horizontal": picture[:, ::-1], "vertical": picture[::-1], "none": picture}
+    for axis, flipped in ways.items():
+        cfg.INPUT.RANDOM_FLIP = axis
+        flips = [a for a in kind(cfg, True).tfm_gens if isinstance(a, T.RandomFlip)]
+        draws = [T.AugmentationList(flips)(T.AugInput(picture)) for _ in range(60)]
+        found = {draw.apply_image(picture).tobytes() for draw in draws}
+        assert found == {picture.tobytes(), flipped.tobytes()}
+
+    cfg.INPUT.RANDOM_FLIP = "vertikal"
+    with pytest.raises(InputError, match=r"RANDOM_FLIP is 'vertikal'; set it to horizontal, vert"):
+        kind(cfg, True)

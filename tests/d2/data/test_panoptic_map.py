@@ -109,3 +109,23 @@ def test_segment_without_a_key(save, colors, segments, key: str):
         read_panoptic_map(path, segments, 3)
 
     assert told(error, path, f"lacks {key}")
+
+
+def test_two_segments_of_one_id(save, colors, segments):
+    path = save("pan.png", colors)
+
+    with pytest.raises(InputError) as error:
+        read_panoptic_map(path, [*segments, {**segments[0], "category_id": 1}], 3)
+
+    assert told(error, path, "have the ids 258 more than once")
+
+
+@pytest.mark.parametrize(("key", "value"), [("id", "258"), ("id", 2**24), ("iscrowd", "no")])
+def test_segment_with_another_kind_of_value(save, colors, segments, key: str, value: object):
+    path = save("pan.png", colors)
+    segments[0][key] = value
+
+    with pytest.raises(InputError) as error:
+        read_panoptic_map(path, segments, 3)
+
+    assert told(error, path, repr(value), "whole number below 2^24 and iscrowd 0 or 1")

@@ -39,10 +39,11 @@ def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path):
             temporary.write_text("ne")
             raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=rf"{path} cannot be written \(disk full\)"):
         fail()
     assert path.read_text() == "old"
     with preparing.replacing(path) as temporary:
+        assert str(os.getpid()) in temporary.name  # another run has another name
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -79,17 +80,20 @@ def test_folder_with_other_files(tmp_path: Path):
 
 def test_labels_are_checked_for_size_and_range(tmp_path: Path):
     path, source = tmp_path / "labels.png", tmp_path / "source.png"
-    preparing.save(np.array([[0, 3, 255]], np.uint8), path, "PNG")
-    preparing.check_labels(path, source, (3, 1), 4, 255)
+    labels = np.array([[0, 3, 255]], np.uint8)
+    preparing.save(labels, path, "PNG")
+    preparing.check_labels(path, source, labels, (3, 1), 4, 255)
     with pytest.raises(InputError, match=f"{source} is 3x1 pixels .* 1x3 is expected"):
-        preparing.check_labels(path, source, (1, 3), 4, 255)
+        preparing.check_labels(path, source, labels, (1, 3), 4, 255)
     with pytest.raises(InputError, match=f"{path}, made from {source}, has ids 3, but .* 0 to 2"):
-        preparing.check_labels(path, source, (3, 1), 3, 255)
+        preparing.check_labels(path, source, labels, (3, 1), 3, 255)
+    with pytest.raises(InputError, match=f"{path} is not what {source} gives"):
+        preparing.check_labels(path, source, np.zeros_like(labels), (3, 1), 4, 255)
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path: Path):
     with (
-        pytest.raises(SystemExit, match=r"error: a file cannot be read or written: .*missing"),
+        pytest.raises(SystemExit, match=r"error: .*missing/a.png cannot be written \(No such file"),
         preparing.telling_errors(),
     ):
         preparing.save(np.zeros((1, 1), np.uint8), tmp_path / "missing" / "a.png", "PNG")

@@ -12,6 +12,7 @@ from mask_former.d2.data.reading import (
     id_to_rgb,
     read_image,
     read_label_map,
+    read_picture,
     rgb_to_id,
 )
 from mask_former.d2.errors import InputError
@@ -28,6 +29,27 @@ def test_image_is_read_in_the_format_and_its_size_filled_in(semantic_sample, ima
 
     assert np.array_equal(read_image(sample, "BGR"), image[:, :, ::-1])
     assert (sample["width"], sample["height"]) == (40, 30)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_grey_read_as_their_upper_byte(save, labels, suffix: str):
+    path = save(f"grey.{suffix}", labels.astype(np.uint16) * 257)
+
+    read = read_picture(path, "RGB")
+
+    assert read.dtype == np.uint8
+    assert np.array_equal(read, labels[:, :, None].repeat(3, 2))
+    assert np.array_equal(read_image({"file_name": path}, "BGR"), read)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(np.float32, "F"), (np.int32, "I")])
+def test_values_without_a_known_range_are_refused(save, labels, kind: type, mode: str):
+    path = save("picture.tif", labels.astype(kind))
+
+    with pytest.raises(InputError) as error:
+        read_picture(path, "RGB")
+
+    assert told(error, path, f"mode {mode}", "convert it to 8 or 16 bits")
 
 
 def test_missing_image_names_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
