@@ -20,7 +20,8 @@ QUICK = {
 }
 """Of a run of the published model."""
 TINY = {
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "MODEL.BACKBONE.NAME": "build_tiny_resnet_backbone",
+    "MODEL.RESNETS.NORM": "BN",
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.data.build import trivial_batch_collator
@@ -74,6 +75,7 @@ class OrderedLoader:
             batch_sampler=batches,  # any iterable serves
             num_workers=self._num_workers,
             collate_fn=trivial_batch_collator,
+            generator=torch.Generator(),  # or it would draw a number of the model's
         )
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
