@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def data(tmp_path_factory) -> Iterator[Path]:
+    """With one thread, for other threads do not survive a fork, and their number rounds."""
     folder = tmp_path_factory.mktemp("data")
     draw_images(folder)
-    return folder
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield folder
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +131,6 @@ def test_a_failure_in_an_iteration_leaves_no_trace(tmp_path, whole):
 
 
 def _train(folder: Path) -> None:
-    torch.set_num_threads(1)  # those of the parent do not survive the fork
     run(config(folder), resume=True)
 
 
