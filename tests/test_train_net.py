@@ -278,12 +278,12 @@ def test_processes_that_cannot_be_had(flags, fault):
 @pytest.mark.usefixtures("images")
 def test_two_processes_on_the_cpu(tmp_path):
     """By torch's launcher: they train as one, and one alone talks."""
-    line = arguments(tmp_path, "--num-gpus", "0", "--num-processes", "2", SOLVER__IMS_PER_BATCH=2)
+    line = arguments(tmp_path, "--num-gpus", "0", "--num-processes", "2", SOLVER__IMS_PER_BATCH=4)
     command = [sys.executable, "-W", "ignore", str(ROOT / "train_net.py"), *line]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("Starting training from iteration 0") == 1
-    assert "2 pictures over 2 processes" in done.stdout
+    assert "4 pictures over 2 processes" in done.stdout
     assert torch.load(tmp_path / "out" / "model_final.pth")["trainer"]["iteration"] == 1
     failing = [*command, "SOLVER.IMS_PER_BATCH", "3"]
     done = subprocess.run(failing, cwd=ROOT, capture_output=True, text=True, check=False)
