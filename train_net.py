@@ -27,8 +27,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from mask_former.d2.allocation import keep_freed_memory
 from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.config import load_config
 from mask_former.d2.errors import InputError
 from mask_former.d2.fuse_norms import optimize_for_inference
 from mask_former.d2.run.files import replacing
@@ -79,22 +78,12 @@ def load_options(args: argparse.Namespace) -> LoadOptions:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """The frozen configuration of a run; sets up its logs and its random numbers."""
-    cfg = get_mask_former_cfg()
-    if args.config_file:
-        merge_yaml(cfg, args.config_file)
-    merge_opts(cfg, args.opts)
-    lacks_cuda = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
-    if lacks_cuda or args.num_gpus == 0:
-        cfg.MODEL.DEVICE = "cpu"
-        if cfg.SOLVER.AMP.DTYPE == "float16":  # many times slower than float32 on a CPU
-            cfg.SOLVER.AMP.ENABLED = False
+    cfg = load_config(args.config_file or None, args.opts, "cpu" if args.num_gpus == 0 else None)
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed()
     check_solver(cfg)
     cfg.freeze()
     open_logs(cfg.OUTPUT_DIR)
-    if lacks_cuda and args.num_gpus > 0:
-        _logger.info("CUDA is not available; going on with the CPU")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no fault
     _logger.debug("Environment info:\n%s", collect_env_info())
     _logger.debug("Command line arguments: %s", args)

@@ -122,7 +122,13 @@ def load_prepare_shapes() -> ModuleType:
 def train(run: Path, args: argparse.Namespace) -> None:
     """Trains and evaluates by train_net.py, which logs to the terminal."""
     (run / "metrics.json").unlink(missing_ok=True)  # a run would add to it
-    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(CONFIG)]
+    command = [
+        sys.executable,
+        str(ROOT / "train_net.py"),
+        "--overwrite",
+        "--config-file",
+        str(CONFIG),
+    ]
     options = ["OUTPUT_DIR", str(run), "SEED", str(args.seed), *args.opts]
     sys.stdout.flush()  # in a pipe, our lines would come after its own
     code = subprocess.run([*command, *options]).returncode

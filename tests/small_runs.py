@@ -10,8 +10,7 @@ from detectron2.config import CfgNode
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.config import load_config
 
 CONFIG = Path(__file__).parents[1] / "configs" / "camvid-11" / "maskformer_R50_bs16_10k.yaml"
 QUICK = {
@@ -24,7 +23,8 @@ QUICK = {
 }
 """Of a run of the published model."""
 TINY = {
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "MODEL.BACKBONE.NAME": "build_tiny_resnet_backbone",
+    "MODEL.RESNETS.NORM": "BN",
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
@@ -49,9 +49,7 @@ def flat(options: dict[str, object]) -> list[str]:
 
 def tiny_cfg(folder: Path, options: dict[str, object] | None = None) -> CfgNode:
     """CamVid's configuration with a tiny model, which writes below a folder."""
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, str(CONFIG))
-    merge_opts(cfg, flat({"MODEL.DEVICE": "cpu", **TINY, **(options or {})}))
+    cfg = load_config(str(CONFIG), flat({**TINY, **(options or {})}), "cpu")
     cfg.OUTPUT_DIR = str(folder / "out")
     return cfg
 

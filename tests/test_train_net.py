@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -168,22 +169,15 @@ def test_weights_of_other_classes(tmp_path, flags):
         train_net.main(parse(tmp_path, *flags, MODEL__WEIGHTS=path))
 
 
-@pytest.mark.parametrize(("flags", "told"), [((), 1), (("--num-gpus", "0"), 0)])
-def test_without_cuda(tmp_path, monkeypatch, flags, told):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+@pytest.mark.parametrize("flags", [(), ("--num-gpus", "0")])
+def test_without_cuda(tmp_path, flags):
     cfg = train_net.setup(parse(tmp_path, *flags, SOLVER__AMP__ENABLED=True))
     assert cfg.is_frozen()
-    assert cfg.MODEL.DEVICE == "cpu"
-    assert not cfg.SOLVER.AMP.ENABLED
-    assert log_of(tmp_path).count("CUDA is not available") == told
-
-
-@pytest.mark.parametrize(("flags", "device"), [((), "cuda"), (("--num-gpus", "0"), "cpu")])
-def test_with_cuda(tmp_path, monkeypatch, flags, device):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    cfg = train_net.setup(parse(tmp_path, *flags))
-    assert device == cfg.MODEL.DEVICE
-    assert "CUDA is not available" not in log_of(tmp_path)
+    if torch.cuda.is_available() and not flags:
+        assert cfg.MODEL.DEVICE == "cuda"
+    else:
+        assert cfg.MODEL.DEVICE == "cpu"
+        assert not cfg.SOLVER.AMP.ENABLED
 
 
 def test_without_a_configuration_file(tmp_path):
@@ -214,7 +208,91 @@ def test_a_process_of_several_that_fails(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_net, "launch", launch)
     with pytest.raises(SystemExit, match="process 1 terminated with exit code 1"):
-        train_net.run_on_all_gpus(parse(tmp_path))
+        train_net.launch_run(ours(tmp_path))
+
+
+def ours(folder: Path, *flags: str, **changes: object) -> Namespace:
+    return train_net.argument_parser().parse_args(arguments(folder, *flags, **changes))
+
+
+@pytest.mark.usefixtures("images")
+def test_a_run_is_not_started_over_unless_told_to(tmp_path):
+    train_net.main(ours(tmp_path, DATASETS__TEST="()"))
+    config = (tmp_path / "out" / "config.yaml").read_text()
+    metrics = (tmp_path / "out" / "metrics.json").read_text()
+    with pytest.raises(
+        InputError, match=r"holds a run, last saved as model_final\.pth; give --res"
+    ):
+        train_net.main(ours(tmp_path, DATASETS__TEST="()", SOLVER__MAX_ITER=1))
+    assert (tmp_path / "out" / "config.yaml").read_text() == config
+    train_net.main(ours(tmp_path, "--eval-only", INPUT__MIN_SIZE_TEST=48))
+    assert (tmp_path / "out" / "config.yaml").read_text() == config
+    with pytest.raises(InputError, match=r"of another model: .*query_embed"):
+        train_net.main(ours(tmp_path, "--resume", MODEL__MASK_FORMER__NUM_OBJECT_QUERIES=13))
+    assert (tmp_path / "out" / "config.yaml").read_text() == config
+    assert (tmp_path / "out" / "metrics.json").read_text() == metrics
+    train_net.main(ours(tmp_path, "--overwrite", DATASETS__TEST="()", SOLVER__MAX_ITER=1))
+    assert torch.load(tmp_path / "out" / "model_final.pth")["trainer"]["iteration"] == 0
+    iterations = (tmp_path / "out" / "metrics.json").read_text().count('"iteration"')
+    assert iterations == 1
+
+
+@pytest.mark.usefixtures("images")
+def test_a_drawn_seed_is_written_down(tmp_path):
+    cfg = train_net.setup(ours(tmp_path, SEED=-1))
+    assert cfg.SEED >= 0
+
+
+@pytest.mark.usefixtures("images")
+def test_ctrl_c_ends_with_how_to_go_on(tmp_path, monkeypatch, capfd):
+    step = train_net.Trainer.run_step
+
+    def interrupted(trainer: train_net.Trainer) -> None:
+        step(trainer)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train_net.Trainer, "run_step", interrupted)
+    monkeypatch.setattr(sys, "argv", ["./train_net.py", "SEED", "3"])
+    with pytest.raises(SystemExit) as caught:
+        train_net.run(ours(tmp_path, DATASETS__TEST="()"))
+    assert caught.value.code == 130
+    assert capfd.readouterr().err.splitlines()[-3:] == [
+        "stopped by SIGINT",
+        "training ended in iteration 0; --resume goes on at 1:",
+        "    ./train_net.py --resume SEED 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        (["--num-gpus", "-1"], "--num-gpus is -1"),
+        (["--num-processes", "0"], "--num-processes is 0"),
+        (["--num-machines", "0"], "--num-machines is 0"),
+        (["--machine-rank", "5", "--num-machines", "2"], "--machine-rank is 5 of 2 machines"),
+        (["--num-machines", "2"], "--num-machines has no --dist-url"),
+    ],
+)
+def test_processes_that_cannot_be_had(flags, fault):
+    with pytest.raises(SystemExit, match=f"error: {fault}"):
+        train_net.check_processes(train_net.argument_parser().parse_args(flags))
+
+
+@pytest.mark.usefixtures("images")
+def test_two_processes_on_the_cpu(tmp_path):
+    """By torch's launcher: they train as one, and one alone talks."""
+    line = arguments(tmp_path, "--num-gpus", "0", "--num-processes", "2", SOLVER__IMS_PER_BATCH=4)
+    command = [sys.executable, "-W", "ignore", str(ROOT / "train_net.py"), *line]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("Starting training from iteration 0") == 1
+    assert "4 pictures over 2 processes" in done.stdout
+    assert torch.load(tmp_path / "out" / "model_final.pth")["trainer"]["iteration"] == 1
+    failing = [*command, "SOLVER.IMS_PER_BATCH", "3"]
+    done = subprocess.run(failing, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "which 2 processes cannot share alike" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_truncated_image_from_the_command_line(tmp_path, images):
@@ -226,9 +304,9 @@ def test_truncated_image_from_the_command_line(tmp_path, images):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: image {images}")
-    assert "--resume goes on at 0" in done.stderr
+    assert "training ended in iteration 0; nothing of it is saved" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr + log_of(tmp_path)
-    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_interrupted_rank0.pth"
+    assert not (tmp_path / "out" / "last_checkpoint").exists()
 
 
 def test_can_be_executed():

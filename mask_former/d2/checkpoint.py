@@ -119,10 +119,11 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             path: of the weights to start from; empty: start from scratch.
             resume: go on with the run whose checkpoints lie in ``save_dir``.
         """
+        if self.save_dir and self.save_to_disk:
+            remove_unfinished(self.save_dir)
         if not (resume and self.has_checkpoint()):
             return super().resume_or_load(path, resume=False)
         self.strict_classes = self._resuming = True
-        remove_unfinished(self.save_dir)
         last = Path(self.get_checkpoint_file())
         others = sorted(Path(self.save_dir).glob("model_*.pth"), key=_written, reverse=True)
         torn = []
@@ -161,7 +162,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             self._last_iteration = getattr(trainer, "iter", None)
             return rest
         except OSError as error:
-            raise InputError(
+            raise Unreadable(
                 f"cannot read the weights {path}: {error}; mend MODEL.WEIGHTS"
             ) from error
 

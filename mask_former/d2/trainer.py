@@ -165,6 +165,7 @@ class Trainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         self.cfg = cfg = _with_seed(DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()))
+        reseed(self.cfg.SEED, 2)  # the same first weights in every process
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
@@ -220,7 +221,8 @@ class Trainer(DefaultTrainer):
         evaluators: list[DatasetEvaluator] | None = None,
     ) -> dict[str, Any]:
         """Detectron2's evaluation, whose results are shown as tables."""
-        _logger.info("Evaluating on %s", ", ".join(cfg.DATASETS.TEST))
+        if cfg.DATASETS.TEST:
+            _logger.info("Evaluating on %s", ", ".join(cfg.DATASETS.TEST))
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process():
             names = cfg.DATASETS.TEST
@@ -239,6 +241,8 @@ class Trainer(DefaultTrainer):
         """
         pictures = getattr(self.data_loader, "num_pictures", None)
         _logger.info("%s", summary(self.cfg, self.model, pictures, self.start_iter))
+        if self.start_iter >= self.max_iter:
+            self.checkpointer.save("model_final", iteration=self.iter)  # it may have been killed
         try:
             results = super().train()
         except Exception as error:

@@ -1,6 +1,7 @@
 """Parameter groups, clipping and schedules, by hand and against the original's numbers."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,15 @@ from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.config_merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
-from mask_former.d2.solver import build_lr_scheduler, build_optimizer, mixed_precision
+from mask_former.d2.solver import (
+    build_lr_scheduler,
+    build_optimizer,
+    changed_settings,
+    check_optimizer_state,
+    check_solver,
+    mixed_precision,
+    settings_kept,
+)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -333,3 +342,95 @@ def test_agrees_with_the_original(golden):
     for iteration, multiplier in original["lr_multiplier_at"].items():
         rate = rate_at(int(iteration), scheduler)  # of the first group, a backbone's
         assert rate == pytest.approx(1e-5 * multiplier, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("SOLVER.IMS_PER_BATCH", 0, "1 or more"),
+        ("SOLVER.CHECKPOINT_PERIOD", 0, "1 or more"),
+        ("SOLVER.MAX_ITER", -1, "0 or more"),
+        ("SOLVER.WARMUP_ITERS", -1, "0 or more"),
+        ("SOLVER.WEIGHT_DECAY", -0.1, "0 or more"),
+        ("SOLVER.MOMENTUM", 1.5, "0 to 1"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", -1.0, "0 or more"),
+        ("SEED", 2**40, "4.29497e+09 or less"),
+        ("SOLVER.OPTIMIZER", "adamw", "ADAMW or SGD"),
+        ("SOLVER.LR_SCHEDULER_NAME", "Poly", "WarmupPolyLR, WarmupMultiStepLR or WarmupCosineLR"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all", "full_model, norm or value"),
+    ],
+)
+def test_what_no_run_can_be_trained_with(key, value, allowed):
+    check_solver(config())
+    with pytest.raises(InputError) as caught:
+        check_solver(config(key, value))
+    assert str(caught.value) == f"{key} is {value!r}; give {allowed}"
+
+
+def test_no_number_at_all():
+    cfg = config()
+    cfg.SOLVER.BASE_LR = float("nan")
+    with pytest.raises(InputError, match=r"SOLVER\.BASE_LR is nan; give 0 or more"):
+        check_solver(cfg)
+
+
+def test_a_batch_that_processes_cannot_share(monkeypatch):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
+    with pytest.raises(InputError, match="IMS_PER_BATCH is 16, which 3 processes cannot share"):
+        check_solver(config())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("NESTEROV", True), ("BIAS_LR_FACTOR", 2.0), ("WEIGHT_DECAY_BIAS", 0.1)]
+)
+def test_keys_without_effect_are_named(caplog, monkeypatch, key, value):
+    monkeypatch.setattr(logging.getLogger("mask_former"), "propagate", True)
+    check_solver(config(f"SOLVER.{key}", value))
+    assert caplog.messages == [
+        f"SOLVER.{key} is {value!r}, which has no effect, as in the published models' trainer"
+    ]
+
+
+def stepped(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    optimizer = build_optimizer(cfg, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def test_the_state_of_another_optimizer():
+    adamw, sgd = config(), config("SOLVER.OPTIMIZER", "SGD")
+    state = stepped(adamw, nn.Linear(2, 3)).state_dict()
+    check_optimizer_state(build_optimizer(adamw, nn.Linear(2, 3)), state)
+    with pytest.raises(InputError, match=r"trained with ADAMW, but SOLVER\.OPTIMIZER is SGD"):
+        check_optimizer_state(build_optimizer(sgd, nn.Linear(2, 3)), state)
+    with pytest.raises(InputError, match="trains 2 parameters, the configuration 1"):
+        check_optimizer_state(build_optimizer(adamw, nn.Linear(2, 3, bias=False)), state)
+    with pytest.raises(InputError, match=r"parameter 0 is \(3, 2\) in the checkpoint"):
+        check_optimizer_state(build_optimizer(adamw, nn.Linear(1, 3)), state)
+
+
+def test_settings_of_the_configuration_hold():
+    optimizer, scheduler = schedule(10, "SOLVER.WARMUP_ITERS", 0)
+    for _ in range(10):
+        optimizer.step()
+        scheduler.step()
+    other, longer = schedule(20, "SOLVER.WARMUP_ITERS", 0, "SOLVER.WEIGHT_DECAY", 0.5)
+    with settings_kept(other, longer):
+        other.load_state_dict(optimizer.state_dict())
+        longer.load_state_dict(scheduler.state_dict())
+    assert other.param_groups[0]["lr"] == pytest.approx(6e-5 * 0.5**0.9)
+    assert other.param_groups[0]["weight_decay"] == 0.5
+
+
+def test_the_table_of_changed_settings():
+    before = config("SOLVER.BASE_LR", 0.5, "SOLVER.STEPS", "(3, 4)")
+    assert changed_settings(before.SOLVER.dump(), before.SOLVER) == ""
+    after = config("SOLVER.BASE_LR", 0.25, "SOLVER.STEPS", "(3, 4)", "SOLVER.MAX_ITER", 7)
+    rows = changed_settings(before.SOLVER.dump(), after.SOLVER).splitlines()[2:]
+    assert sorted(row.split() for row in rows) == [
+        ["SOLVER.BASE_LR", "0.5", "0.25"],
+        ["SOLVER.MAX_ITER", "40000", "7"],
+    ]
+    assert changed_settings("{}", after.SOLVER) == ""

@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.common import DatasetFromList
-from detectron2.data.samplers import (
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
-    TrainingSampler,
-)
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -74,6 +71,7 @@ class OrderedLoader:
             batch_sampler=batches,  # any iterable serves
             num_workers=self._num_workers,
             collate_fn=trivial_batch_collator,
+            generator=torch.Generator(),  # or it would draw a number of the model's
         )
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
@@ -92,7 +90,10 @@ class OrderedLoader:
             sample = self._samples[index]
             width, height = sample.get("width"), sample.get("height")
             if width is None or height is None:
-                width, height = _picture_size(sample["file_name"])
+                try:
+                    width, height = _picture_size(sample["file_name"])
+                except InputError:  # the mapper will say so, in the batch of the picture
+                    width = height = 0
             self._wide[index] = width > height
         return self._wide[index]
 
@@ -143,17 +144,17 @@ def _order(options: CfgNode, samples: Sequence[Sample]) -> Callable[[int], Itera
     name, size = options.SAMPLER_TRAIN, len(samples)
     if name == "TrainingSampler":
         return lambda seed: TrainingSampler(size, seed=seed)._infinite_indices()
-    if name == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            samples, options.REPEAT_THRESHOLD
+    if name != "RepeatFactorTrainingSampler":
+        raise InputError(
+            f"DATALOADER.SAMPLER_TRAIN is {name!r}; give TrainingSampler or "
+            "RepeatFactorTrainingSampler"
         )
-        return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)._infinite_indices()
-    if name == "RandomSubsetTrainingSampler":
-        ratio = options.RANDOM_SUBSET_RATIO
-        return lambda seed: RandomSubsetTrainingSampler(
-            size, ratio, seed_shuffle=seed, seed_subset=seed
-        )._infinite_indices()
-    raise InputError(
-        f"DATALOADER.SAMPLER_TRAIN is {name!r}; give TrainingSampler, RepeatFactorTrainingSampler "
-        "or RandomSubsetTrainingSampler"
+    if not all("annotations" in sample for sample in samples):
+        raise InputError(
+            "DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler counts annotations, which the "
+            "training sets lack; give TrainingSampler"
+        )
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        samples, options.REPEAT_THRESHOLD
     )
+    return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)._infinite_indices()

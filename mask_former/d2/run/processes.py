@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -28,6 +29,9 @@ def join_group(use_cuda: bool) -> None:
     Args:
         use_cuda: each process has a GPU of its own, and nccl connects them; else gloo does.
     """
+    warnings.filterwarnings(
+        "ignore", "TypedStorage is deprecated", UserWarning
+    )  # Detectron2's comm
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if use_cuda:
         torch.cuda.set_device(local_rank)
@@ -45,7 +49,10 @@ def distributed(model: nn.Module) -> nn.Module:
     """The model, whose gradients all processes share; as it is in one process."""
     on_cpu = next(model.parameters()).device.type == "cpu"
     devices = {"device_ids": None} if on_cpu else {}  # torch refuses to be told a CPU
-    return create_ddp_model(model, broadcast_buffers=False, **devices)
+    with warnings.catch_warnings():
+        # Detectron2 hands it on, and older versions of torch know nothing else.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return create_ddp_model(model, broadcast_buffers=False, **devices)
 
 
 def run_processes(number: int, argv: Sequence[str]) -> int:

@@ -85,7 +85,7 @@ def test_summary(tmp_path):
     cfg = tiny_cfg(tmp_path, {"SOLVER.MAX_ITER": 30, "SOLVER.IMS_PER_BATCH": 2})
     lines = dict(line.split("  ", 1) for line in summary(cfg, nn.Linear(1, 1), 24, 10).splitlines())
     told = {key: value.strip() for key, value in lines.items()}
-    assert told["model"] == "MaskFormer on resnet, depth 50, 0.0 million parameters"
+    assert told["model"] == "MaskFormer on tiny_resnet, 0.0 million parameters"
     assert told["training data"] == "camvid_sem_seg_train, 24 pictures"
     assert told["batch"] == "2 pictures"
     assert told["length"] == "30 iterations, 2.5 epochs, from iteration 10"

@@ -1,0 +1,208 @@
+"""Runs that are stopped, killed or diverge: what is saved, what is said, and how they go on."""
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+
+from mask_former.d2.checkpoint import Diverged
+from mask_former.d2.run.interruption import Stopped, describe_divergence
+from mask_former.d2.trainer import Trainer
+from tests.small_runs import draw_images, tiny_cfg
+
+RUN = {"SOLVER.MAX_ITER": 6, "SOLVER.CHECKPOINT_PERIOD": 2, "DATASETS.TEST": "()"}
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Iterator[Path]:
+    """With one thread, for other threads do not survive a fork, and their number rounds."""
+    folder = tmp_path_factory.mktemp("data")
+    draw_images(folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield folder
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _datasets(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+
+
+def config(folder: Path, **changes: object) -> CfgNode:
+    options = {key.replace("__", "."): value for key, value in changes.items()}
+    return tiny_cfg(folder, {**RUN, **options})
+
+
+class At(HookBase):
+    """Does something before an iteration."""
+
+    def __init__(self, iteration: int, action: Any) -> None:
+        self.iteration, self.action = iteration, action
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            self.action(self.trainer)
+
+
+def run(cfg: CfgNode, *hooks: HookBase, resume: bool = False) -> Trainer:
+    trainer = Trainer(cfg)
+    trainer.register_hooks(list(hooks))
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def saved(folder: Path, name: str = "model_final.pth") -> dict:
+    return torch.load(folder / "out" / name, weights_only=True)
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    """Bit for bit, at any depth."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_equal(ours[key], theirs[key])
+    elif isinstance(ours, list | tuple):
+        for own, other in zip(ours, theirs, strict=True):
+            assert_equal(own, other)
+    elif torch.is_tensor(ours):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data: Path) -> dict:
+    """What a run saves that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(data))
+        run(config(folder))
+    return saved(folder)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
+def test_workers_change_nothing(tmp_path, whole, workers):
+    run(config(tmp_path, DATALOADER__NUM_WORKERS=workers))
+    assert_equal(saved(tmp_path), whole)
+
+
+@pytest.mark.parametrize(
+    ("number", "iteration", "workers"),
+    [(signal.SIGTERM, 3, 1), (signal.SIGINT, 0, 0), (signal.SIGUSR1, 4, 1)],
+)
+def test_a_signal_stops_after_the_iteration_and_nothing_changes(
+    tmp_path, whole, number, iteration, workers
+):
+    cfg = config(tmp_path, DATALOADER__NUM_WORKERS=workers)
+    before = [signal.getsignal(s) for s in SIGNALS]
+    with pytest.raises(Stopped, match=number.name) as caught:
+        run(cfg, At(iteration, lambda _: signal.raise_signal(number)))
+    assert caught.value.number == number
+    assert caught.value.together
+    assert f"--resume goes on at {iteration + 1}:" in caught.value.__notes__[0]
+    assert [signal.getsignal(s) for s in SIGNALS] == before
+    interrupted = saved(tmp_path, "model_interrupted_rank0.pth")
+    assert interrupted["trainer"]["iteration"] == iteration
+    run(cfg, resume=True)
+    assert_equal(saved(tmp_path), whole)
+
+
+def test_a_failure_in_an_iteration_leaves_no_trace(tmp_path, whole):
+    """Neither in the statistics of norms nor in the draws of the iteration."""
+
+    def fail(trainer: Trainer) -> None:
+        trainer._trainer.optimizer.step = lambda: 1 / 0  # after the forward and the backward
+
+    with pytest.raises(ZeroDivisionError):
+        run(config(tmp_path), At(3, fail))
+    run(config(tmp_path), resume=True)
+    assert_equal(saved(tmp_path), whole)
+
+
+def _train(folder: Path) -> None:
+    run(config(folder), resume=True)
+
+
+def test_killed_whenever_and_nothing_changes(tmp_path, whole):
+    """With KILL, at five moments of one run: as a file is written, and a while after."""
+    context = multiprocessing.get_context("fork")
+    for moment in range(5):
+        process = context.Process(target=_train, args=(tmp_path,))
+        process.start()
+        while process.is_alive() and not list((tmp_path / "out").glob("*.unfinished")):
+            time.sleep(0.001)
+        time.sleep(0.05 * moment)
+        process.kill()
+        process.join()
+    run(config(tmp_path), resume=True)
+    assert_equal(saved(tmp_path), whole)
+    assert not list((tmp_path / "out").glob("*.unfinished"))
+
+
+def test_a_signal_in_an_evaluation_stops_at_once(tmp_path, monkeypatch):
+    evaluated = []
+
+    def test(cls: type, cfg: CfgNode, model: torch.nn.Module) -> dict:
+        signal.raise_signal(signal.SIGTERM)
+        evaluated.append(True)
+        return {}
+
+    monkeypatch.setattr(Trainer, "test", classmethod(test))
+    cfg = config(tmp_path, TEST__EVAL_PERIOD=3)
+    with pytest.raises(Stopped) as caught:
+        run(cfg)
+    assert not evaluated
+    assert "--resume goes on at 3:" in caught.value.__notes__[0]
+
+
+def test_a_signal_in_the_last_iteration(tmp_path, whole):
+    with pytest.raises(Stopped) as caught:
+        run(config(tmp_path), At(5, lambda _: signal.raise_signal(signal.SIGTERM)))
+    assert caught.value.__notes__ == ["training is complete; --eval-only evaluates it"]
+    assert_equal(saved(tmp_path), whole)
+
+
+def poison(trainer: Trainer) -> None:
+    with torch.no_grad():
+        trainer.model.sem_seg_head.predictor.query_embed.weight.fill_(float("nan"))
+
+
+def test_a_run_that_diverges_says_so_and_keeps_the_last_good_file(tmp_path, whole):
+    cfg = config(tmp_path)
+    with pytest.raises(
+        Diverged, match=r"diverged: in iteration 3 .*lower SOLVER\.BASE_LR"
+    ) as caught:
+        run(cfg, At(3, poison))
+    assert "--resume goes on at 2:" in caught.value.__notes__[0]
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000001.pth"
+    run(cfg, resume=True)
+    assert_equal(saved(tmp_path), whole)
+
+
+def test_which_loss_is_not_finite():
+    losses = {"loss_ce": torch.tensor(1.0), "loss_dice_2": torch.tensor(float("inf"))}
+    text = describe_divergence(losses, 7, 0.5, ValueError("unused"))
+    assert text.startswith("the training has diverged: in iteration 7 loss_dice_2 is inf; lower")
+    assert "(now 0.5)" in text
+    assert "in iteration 7 told;" in describe_divergence({}, 7, 0.5, ValueError("told"))
+
+
+def test_nothing_is_tagged_without_a_complete_iteration(tmp_path):
+    def fail(_: Trainer) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError) as caught:
+        run(config(tmp_path), At(0, fail))
+    assert caught.value.__notes__ == ["training ended in iteration 0; nothing of it is saved"]
+    assert not (tmp_path / "out" / "last_checkpoint").exists()
