@@ -109,7 +109,7 @@ class MaskFormer(nn.Module):
             return []
         images = self.normalize_and_pad(batched_inputs)
         padding = self._padding(batched_inputs, images)
-        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        if torch.jit.is_tracing():
             return self._traced_results(batched_inputs, images)
         if not self.training:
             return self._results(batched_inputs, images, self.network(images.tensor, padding))

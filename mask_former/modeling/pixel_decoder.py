@@ -124,7 +124,7 @@ class BasePixelDecoder(nn.Module):
                 f"the pixel decoder has {len(self.in_features)} features, got {len(maps)}"
             )
         # Sizes are no numbers to a tracer.
-        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        if torch.jit.is_tracing():
             return maps
         sizes = [list(x.shape[-2:]) for x in maps]
         if any(b[0] > a[0] or b[1] > a[1] for a, b in pairwise(sizes)):
