@@ -108,9 +108,8 @@ def test_criterion(golden, name, no_object_weight, dtype, relative):
     logits, masks, targets = matcher_inputs(name, params, dtype)
     levels = [*inputs.auxiliary_layers(logits, masks), (logits, masks)]
     class_logits, mask_logits = zip(*levels, strict=True)
-    prediction = MaskPrediction(
-        *(x.contiguous().requires_grad_() for x in stacked_prediction(class_logits, mask_logits))
-    )
+    parts = stacked_prediction(class_logits, mask_logits)[:3]
+    prediction = MaskPrediction(*(x.contiguous().requires_grad_() for x in parts))
     weights = LossWeights(1.0, 20.0, 1.0)
     criterion = SetCriterion(
         num_classes=params["K"],
