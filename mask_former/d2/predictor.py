@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from torch import nn
 
+from .build.head import check_one_of
 from .build.model import build_model
 from .checkpoint import MaskFormerCheckpointer
 from .config import load_config
@@ -27,6 +28,7 @@ class Predictor(DefaultPredictor):
 
     def __init__(self, cfg: CfgNode) -> None:
         """Not Detectron2's, which would build and load the model in its own way."""
+        check_one_of(cfg, "INPUT.FORMAT", "RGB", "BGR")
         self.cfg = cfg.clone()
         self.model = build_model(self.cfg)
         MaskFormerCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
@@ -43,7 +45,8 @@ class Predictor(DefaultPredictor):
         """The results of many pictures [H, W, 3] (BGR, uint8) of any sizes, in their order.
 
         Args:
-            pictures: read as they are needed, see :func:`predict_batched`.
+            pictures: read as they are needed, see :func:`predict_batched`; :func:`as_bgr` says
+                which others are understood.
             batch_size: pictures that go through the model together, at most.
         """
         return predict_batched(self.model, map(self._sample, pictures), batch_size)

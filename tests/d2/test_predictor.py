@@ -188,3 +188,9 @@ def test_what_is_no_picture(weights, tmp_path):
     for found, given in cases.items():
         with pytest.raises(InputError, match=rf"the picture is {found}; give uint8"):
             predictor(given)
+
+
+@pytest.mark.parametrize("name", ["L", "YUV-BT.601", "rgb", "XYZ"])
+def test_formats_that_no_model_of_three_channels_sees_are_refused(weights, name):
+    with pytest.raises(InputError, match=rf"INPUT\.FORMAT is '{name}'; give 'RGB' or 'BGR'"):
+        load_predictor(TINY, weights[0], ["INPUT.FORMAT", name])
