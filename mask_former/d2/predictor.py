@@ -45,7 +45,7 @@ class Predictor(DefaultPredictor):
         """The results of many pictures [H, W, 3] (BGR, uint8) of any sizes, in their order.
 
         Args:
-            pictures: read as they are needed, see :func:`predict_batched`; :func:`as_bgr` says
+            pictures: read as they are needed, see :func:`predict_batched`; ``_as_bgr`` says
                 which others are understood.
             batch_size: pictures that go through the model together, at most.
         """

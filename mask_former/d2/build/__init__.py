@@ -1,0 +1,1 @@
+"""From ``cfg.MODEL`` to modules: builders by name, and what they refuse."""
