@@ -1,6 +1,6 @@
 """Backbones of timm and torchvision by name: ``MODEL.IMAGE_MODEL`` says which, and its weights.
 
-Features are named as everywhere here, after their stride: res2 for 4, res3 for 8, up to res5 for 32.
+Features are named as everywhere here, after their stride: res2 for 4, res3 for 8, … res5 for 32.
 """
 
 import copy
@@ -111,10 +111,11 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ImageModelBackb
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
     try:
-        info = timm.create_model(name, features_only=True).feature_info
+        info: Any = timm.create_model(name, features_only=True).feature_info
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"{_KEY}.NAME {name!r} of timm gives no features: {error}") from error
-    strides = dict(zip(info.out_indices, zip(info.channels(), info.reduction()), strict=True))
+    sizes = zip(info.channels(), info.reduction(), strict=True)
+    strides = dict(zip(info.out_indices, sizes, strict=True))
     chosen = _by_name(cfg, strides)
     network = timm.create_model(name, features_only=True, out_indices=tuple(chosen.values()))
     shapes = {feature: _spec(*strides[index]) for feature, index in chosen.items()}

@@ -4,9 +4,9 @@ import pytest
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 
+from mask_former.d2.build.head import build_pixel_decoder
 from mask_former.d2.build.model import build_model
 from mask_former.d2.errors import InputError
-from mask_former.d2.build.head import build_pixel_decoder
 from tests.d2 import tiny_models as tiny
 
 REFUSED = {
@@ -25,7 +25,10 @@ REFUSED = {
         {f"{tiny.MASK_FORMER}.MATCHER": "hungarian"},
         [".MATCHER", "known are bipartite, fixed"],
     ),
-    "criterion": ({f"{tiny.MASK_FORMER}.CRITERION": "Criterion"}, [".CRITERION", "mean SetCriterion"]),
+    "criterion": (
+        {f"{tiny.MASK_FORMER}.CRITERION": "Criterion"},
+        [".CRITERION", "mean SetCriterion"],
+    ),
     "points": (
         {f"{tiny.MASK_FORMER}.TRAIN_NUM_POINTS": -1},
         [f"{tiny.MASK_FORMER}.TRAIN_NUM_POINTS is -1", "at least 0"],
@@ -69,7 +72,12 @@ REFUSED = {
         ["HIDDEN_DIM is 33", "even"],
     ),
     "width of the encoder": (
-        {**tiny.ENCODER, f"{tiny.HEAD}.CONVS_DIM": 40, f"{tiny.MASK_FORMER}.NHEADS": 32, f"{tiny.HEAD}.NORM": "BN"},
+        {
+            **tiny.ENCODER,
+            f"{tiny.HEAD}.CONVS_DIM": 40,
+            f"{tiny.MASK_FORMER}.NHEADS": 32,
+            f"{tiny.HEAD}.NORM": "BN",
+        },
         ["CONVS_DIM is 40", "NHEADS 32"],
     ),
     "no layers": ({f"{tiny.MASK_FORMER}.DEC_LAYERS": 0}, ["DEC_LAYERS is 0", "at least 1"]),

@@ -8,7 +8,11 @@ import torch
 from torch import nn
 
 from mask_former.d2.build.model import build_model
-from mask_former.d2.build.registry import CRITERION_REGISTRY, MASK_DECODER_REGISTRY, MATCHER_REGISTRY
+from mask_former.d2.build.registry import (
+    CRITERION_REGISTRY,
+    MASK_DECODER_REGISTRY,
+    MATCHER_REGISTRY,
+)
 from mask_former.functional.matching import fixed_matching
 from mask_former.structures import MaskPrediction
 from tests.d2.tiny_models import MASK_FORMER, image, make_cfg
