@@ -105,7 +105,7 @@ def start(tmp_path: Path) -> Iterator[Program]:
     yield popen
     for process in started:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def run_program(start: Program) -> Callable[..., tuple[int, str, str]]:
 
     def run(stem: str, root: Path, *arguments: str) -> tuple[int, str, str]:
         process = start(stem, root, *arguments)
-        shown, errors = process.communicate(timeout=120)
+        shown, errors = process.communicate(timeout=600)
         return process.returncode, shown, errors
 
     return run
@@ -132,7 +132,7 @@ def kill_when_blocked(start: Program) -> Callable[..., dict[Path, int]]:
         hole.unlink()
         os.mkfifo(hole)
         process = start(stem, root, "--workers", "2")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len(outputs()) < count and time.monotonic() < deadline:
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
@@ -140,7 +140,7 @@ def kill_when_blocked(start: Program) -> Callable[..., dict[Path, int]]:
         assert len(finished) == count
         process.kill()
         # the pipes close when the last worker has ended, which therefore survives no parent
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
         hole.unlink()
         hole.write_bytes(content)
         return finished

@@ -101,7 +101,7 @@ def test_cityscapes_on_several_machines(tmp_path, count):
             # Here, because cityscapesscripts leaves a file in the working directory.
             subprocess.Popen([*command, str(count)], cwd=tmp_path, env=environment, **pipes)
         )
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0] * count, outputs
     semantic, instance = [line for line in outputs[0][0].splitlines() if line.startswith("0 {")]
     # Of the 4000 pixels of road 1200 are missed, which are all of a wrong sidewalk; the car is
