@@ -12,9 +12,11 @@ from detectron2.data import transforms as T
 from detectron2.engine import DefaultPredictor
 from torch import nn
 
+from .build.head import check_one_of
 from .build.model import build_model
 from .checkpoint import MaskFormerCheckpointer
 from .config import load_config
+from .errors import InputError
 from .fuse_norms import optimize_for_inference
 
 Sample = dict[str, Any]
@@ -26,6 +28,7 @@ class Predictor(DefaultPredictor):
 
     def __init__(self, cfg: CfgNode) -> None:
         """Not Detectron2's, which would build and load the model in its own way."""
+        check_one_of(cfg, "INPUT.FORMAT", "RGB", "BGR")
         self.cfg = cfg.clone()
         self.model = build_model(self.cfg)
         MaskFormerCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
@@ -42,19 +45,50 @@ class Predictor(DefaultPredictor):
         """The results of many pictures [H, W, 3] (BGR, uint8) of any sizes, in their order.
 
         Args:
-            pictures: read as they are needed, see :func:`predict_batched`.
+            pictures: read as they are needed, see :func:`predict_batched`; :func:`as_bgr` says
+                which others are understood.
             batch_size: pictures that go through the model together, at most.
         """
         return predict_batched(self.model, map(self._sample, pictures), batch_size)
 
     def _sample(self, picture: np.ndarray) -> Sample:
         """What the model takes: the picture in its order of channels, resized."""
+        picture = as_bgr(picture)
         height, width = picture.shape[:2]
         if self.input_format == "RGB":
             picture = picture[:, :, ::-1]
         resized = self.aug.get_transform(picture).apply_image(picture)
         image = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
         return {"image": image, "height": height, "width": width}
+
+
+def as_bgr(picture: np.ndarray) -> np.ndarray:
+    """A picture as [H, W, 3]: grey ones get three channels, a fourth (alpha) is left out.
+
+    Args:
+        picture: [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], BGR; uint8.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if picture is None:
+        raise InputError(
+            "the picture is None, which is what cv2.imread gives for a file that is missing or no "
+            "image; check its path"
+        )
+    if picture.dtype != np.uint8:
+        raise InputError(
+            f"the picture has values of type {picture.dtype}; give uint8, 0 to 255 (16 bits: "
+            "divide by 257; floats in 0 to 1: multiply by 255 and round)"
+        )
+    channels = {2: 1, 3: picture.shape[-1]}.get(picture.ndim)
+    if channels not in (1, 3, 4) or picture.size == 0:
+        raise InputError(
+            f"the picture has the shape {list(picture.shape)}; give [height, width], [height, "
+            "width, 3] (BGR) or [height, width, 4] (BGR and alpha), a picture at a time"
+        )
+    picture = picture.reshape(*picture.shape[:2], channels)
+    return np.repeat(picture, 3, axis=2) if channels == 1 else picture[:, :, :3]
 
 
 def predict_batched(

@@ -11,7 +11,7 @@ import torch
 from mask_former.d2.build.model import build_model
 from mask_former.d2.config import load_config
 from mask_former.d2.errors import InputError
-from mask_former.d2.predictor import load_predictor, predict_batched
+from mask_former.d2.predictor import as_bgr, load_predictor, predict_batched
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml")
@@ -159,3 +159,37 @@ def test_missing_weights_are_named():
 def test_a_named_device_is_used_or_refused(weights):
     with pytest.raises(InputError, match=r"MODEL\.DEVICE is 'xla', which cannot be used here"):
         load_predictor(TINY, weights[0], ["MODEL.DEVICE", "xla"])
+
+
+def test_grey_and_alpha_are_understood():
+    grey, colour = picture()[:, :, 0], picture()
+    for image in (grey, grey[:, :, None]):
+        assert np.array_equal(as_bgr(image), np.stack([grey] * 3, axis=2))
+    assert np.array_equal(as_bgr(np.dstack([colour, grey])), colour)
+    assert as_bgr(colour) is not None
+    assert np.array_equal(as_bgr(colour), colour)
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (cv2.imread("no such file.jpg"), "is None, which is what cv2.imread gives for a file that"),
+        (np.zeros((4, 5, 3), np.uint16), "of type uint16; give uint8.*divide by 257"),
+        (np.zeros((4, 5, 3)), "of type float64; give uint8"),
+        (np.zeros((4, 5, 2), np.uint8), r"the shape \[4, 5, 2\]; give"),
+        (np.zeros((1, 4, 5, 3), np.uint8), r"the shape \[1, 4, 5, 3\]; .*a picture at a time"),
+        (np.zeros((0, 5, 3), np.uint8), r"the shape \[0, 5, 3\]"),
+        (np.zeros(5, np.uint8), r"the shape \[5\]"),
+    ],
+    ids=["missing file", "16 bits", "floats", "two channels", "batch", "empty", "row"],
+)
+def test_what_is_no_picture_is_told(weights, image, told):
+    predictor = load_predictor(TINY, weights[0])
+    with pytest.raises(InputError, match=f"^the picture (has values )?.*{told}"):
+        predictor(image)
+
+
+@pytest.mark.parametrize("name", ["L", "YUV-BT.601", "rgb", "XYZ"])
+def test_formats_that_no_model_of_three_channels_sees_are_refused(weights, name):
+    with pytest.raises(InputError, match=rf"INPUT\.FORMAT is '{name}'; give 'RGB' or 'BGR'"):
+        load_predictor(TINY, weights[0], ["INPUT.FORMAT", name])

@@ -1,9 +1,13 @@
 """Backbones that Detectron2 lacks: Swin, and a tiny ResNet for small data sets."""
 
+from collections.abc import Sequence
+from typing import Self
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
+from torch import nn
 
 from ...modeling.swin import SwinTransformer
 from ..config import SWIN_ARGUMENTS, arguments_from
@@ -13,6 +17,34 @@ from .registry import register
 
 class D2SwinTransformer(SwinTransformer, Backbone):
     """:class:`SwinTransformer` with what Detectron2 asks of a backbone."""
+
+    _frozen: Sequence[nn.Module] = ()
+
+    def freeze(self, freeze_at: int) -> None:
+        """Fixes the first parts, which then train no weight and leave no block out at random.
+
+        Args:
+            freeze_at: 0 for nothing, 1 for the patch embedding, n for n - 1 stages as well.
+
+        Raises:
+            ValueError: there are not so many stages.
+        """
+        if not 0 <= freeze_at <= 1 + len(self.layers):
+            raise ValueError(f"it must be 0 to {1 + len(self.layers)}, got {freeze_at}")
+        first = [self.patch_embed, self.pos_drop, *self.layers]
+        self._frozen = first[: freeze_at + 1] if freeze_at else ()
+        for part in self._frozen:
+            part.requires_grad_(False)
+        if self._frozen and self.absolute_pos_embed is not None:
+            self.absolute_pos_embed.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in every module, but that frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     @property
     def size_divisibility(self) -> int:
@@ -32,7 +64,7 @@ def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> D2SwinTransform
     """Swin as ``MODEL.SWIN`` describes it; takes RGB, whatever ``input_shape``."""
     options = cfg.MODEL.SWIN
     try:
-        return D2SwinTransformer(
+        backbone = D2SwinTransformer(
             **arguments_from(options, SWIN_ARGUMENTS),
             absolute_grid=options.PRETRAIN_IMG_SIZE // options.PATCH_SIZE if options.APE else None,
         )
@@ -40,6 +72,11 @@ def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> D2SwinTransform
         raise InputError(
             f"MODEL.SWIN (OUT_FEATURES, DEPTHS, NUM_HEADS, EMBED_DIM): {error}"
         ) from error
+    try:
+        backbone.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
+    except ValueError as error:
+        raise InputError(f"MODEL.BACKBONE.FREEZE_AT: {error}") from error
+    return backbone
 
 
 @register(BACKBONE_REGISTRY, "build_tiny_resnet_backbone")

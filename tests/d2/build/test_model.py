@@ -175,3 +175,25 @@ def test_parameters_of_published_models(config, millions):
         model = build_model(cfg)
     assert sum(p.numel() for p in model.parameters()) == round(millions * 1e6)
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("freeze_at", [0, 1, 2, 5])
+def test_freeze_at_acts_on_swin(freeze_at):
+    """Nothing; the patch embedding; a stage as well; all."""
+    options = {**SWIN, "MODEL.SWIN.APE": True, "MODEL.BACKBONE.FREEZE_AT": freeze_at}
+    backbone = build_model(make_cfg(options)).backbone
+    assert backbone.train() is backbone
+    frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
+    parts = ["patch_embed.", "absolute_pos_embed"] if freeze_at else []
+    parts += [f"layers.{i}." for i in range(freeze_at - 1)]
+    assert frozen == {n for n, _ in backbone.named_parameters() if n.startswith(tuple(parts))}
+    assert [layer.training for layer in backbone.layers] == [i >= freeze_at - 1 for i in range(4)]
+    features = backbone(torch.randn(1, 3, 64, 64))
+    sum(f.sum() for f in features.values()).backward()
+    assert all((p.grad is None) != p.requires_grad for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("freeze_at", [-1, 6])
+def test_more_than_all_of_swin_cannot_be_frozen(freeze_at):
+    with pytest.raises(InputError, match=f"FREEZE_AT: it must be 0 to 5, got {freeze_at}"):
+        build_model(make_cfg({**SWIN, "MODEL.BACKBONE.FREEZE_AT": freeze_at}))
