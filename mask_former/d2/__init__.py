@@ -9,7 +9,7 @@ require_detectron2()
 import detectron2.projects.deeplab  # noqa: F401
 
 from . import meta_arch  # noqa: F401
-from .build import backbone  # noqa: F401
+from .build import backbone, image_models  # noqa: F401
 from .build.registry import report_taken
 from .data.datasets import register_all
 

@@ -140,6 +140,7 @@ def add_mask_former_config(cfg: CfgNode) -> None:
     _add_head_keys(cfg.MODEL.SEM_SEG_HEAD)
     cfg.MODEL.MASK_FORMER = _mask_former_keys()
     cfg.MODEL.SWIN = _swin_keys()
+    cfg.MODEL.IMAGE_MODEL = _image_model_keys()
     _add_speed_keys(cfg)
     # Ours. True: scales resample the image that the test loader has resized, as published.
     cfg.TEST.AUG.RESIZE_TWICE = True
@@ -208,6 +209,16 @@ def _swin_keys() -> CfgNode:
     node = CfgNode(_defaults(SwinTransformer, SWIN_ARGUMENTS))
     node.PRETRAIN_IMG_SIZE = 224  # the images that the absolute positions of APE are for
     node.APE = False
+    return node
+
+
+def _image_model_keys() -> CfgNode:
+    """Ours, of build_timm_backbone and build_torchvision_backbone."""
+    node = CfgNode()
+    node.NAME = ""  # in its library
+    # A file of the library for this model, which is read where MODEL.WEIGHTS is empty.
+    node.WEIGHTS = ""
+    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     return node
 
 
