@@ -157,7 +157,13 @@ def _outputs_of_blocks(model: nn.Module) -> dict[str, tuple[int, int]]:
         # Deeper ones are parts of a block: a bottleneck's first convolution has the stride before.
         if name and name.count(".") <= 1:
             module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
-    trial(torch.empty(1, 3, height, width, device="meta"))
+    try:
+        trial(torch.empty(1, 3, height, width, device="meta"))
+    except AssertionError as error:
+        raise InputError(
+            f"{_KEY}.NAME: this model of torchvision does not take images of any size ({error}); "
+            "choose another"
+        ) from error
     return {name: (channels, stride) for stride, (name, channels) in last.items()}
 
 

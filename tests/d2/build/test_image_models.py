@@ -130,7 +130,10 @@ def test_freeze_at_fixes_what_a_feature_is_computed_from():
 REFUSED = {
     "name": ({**TORCHVISION, NAME: "mobilenetv2"}, "no model 'mobilenetv2'; did you mean mobile"),
     "no name": (TORCHVISION, r"no model ''; torchvision\.list_models\(\) tells the names"),
-    "stride": ({**TORCHVISION, NAME: "vit_b_16"}, "'vit_b_16' have the strides 16 "),
+    "stride": (
+        {**TORCHVISION, NAME: "vit_b_16"},
+        "does not take images of any size .Wrong image hei",
+    ),
     "feature": ({**MOBILENET, FEATURES: ["res6"]}, "asks for res6; .* strides 2, 4, 8, 16, 32 "),
     "frozen": (
         {**MOBILENET, FEATURES: ["res3", "res5"], "MODEL.BACKBONE.FREEZE_AT": 2},
