@@ -1,6 +1,8 @@
 """Fixtures that find the shared data, and the count of tests that compared with golden numbers."""
 
+import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,22 @@ GOLDEN_RUNS = pytest.StashKey[Counter[str]]()
 @pytest.fixture(scope="session", autouse=True)
 def few_threads() -> None:
     """Tiny tensors are slower with many threads, and a CI machine has two cores."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def fresh_loggers() -> Iterator[None]:
+    """What a run logs, and where, is no business of the next test's."""
+    yield
+    for name in ("fvcore", "detectron2", "mask_former"):
+        logger = logging.getLogger(name)
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+    if "detectron2.utils.logger" in sys.modules:
+        sys.modules["detectron2.utils.logger"].setup_logger.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -200,7 +200,7 @@ def evaluate(dataset_name: str, json_file: Path) -> SegmentCounts:
     counts = SegmentCounts(classes.number)
     for name in tqdm(common, unit="image"):
         truth = read_label_map(labels[name], classes.number, classes.ignore_label)
-        truth[truth == classes.ignore_label] = classes.number
+        truth = np.where(truth == classes.ignore_label, classes.number, truth.astype(np.int64))
         counts.add(truth, paint(predictions[name], truth.shape, classes, name))
     return counts
 

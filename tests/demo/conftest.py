@@ -1,7 +1,5 @@
 """Weights, pictures and a video for the demo."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -9,7 +7,6 @@ import numpy as np
 import pytest
 import shapes_demo
 import torch
-from detectron2.utils.logger import setup_logger
 
 from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
@@ -52,13 +49,3 @@ def video(tmp_path: Path) -> Path:
         writer.write(np.full((32, 48, 3), gray, np.uint8))
     writer.release()
     return path
-
-
-@pytest.fixture(autouse=True)
-def _fresh_loggers() -> Iterator[None]:
-    """Detectron2's handlers keep the standard output of the test that made them."""
-    yield
-    setup_logger.cache_clear()
-    for name in ("fvcore", "detectron2", "mask_former"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
