@@ -76,11 +76,7 @@ def test_miniature_loads_and_maps(script, root: Path, read: Callable):
     check_outputs(root, read)
     register_all()
     mapper = MaskFormerSemanticDatasetMapper(
-        augmentations=[],
-        image_format="RGB",
-        ignore_label=65535,
-        size_divisibility=-1,
-        num_classes=847,
+        augmentations=[], image_format="RGB", ignore_label=65535, num_classes=847
     )
     for name, count in (("ade20k_full_sem_seg_train", 4), ("ade20k_full_sem_seg_val", 1)):
         samples = DatasetCatalog.get(name)
@@ -252,11 +248,7 @@ def test_real_sample(script, datasets_root: Path, data: Path, copy_real, read: C
     register_all()
     [sample] = DatasetCatalog.get("ade20k_full_sem_seg_train")
     mapper = MaskFormerSemanticDatasetMapper(
-        augmentations=[],
-        image_format="RGB",
-        ignore_label=65535,
-        size_divisibility=-1,
-        num_classes=847,
+        augmentations=[], image_format="RGB", ignore_label=65535, num_classes=847
     )
     mapped = mapper(sample)
     assert tuple(mapped["image"].shape) == (3, 512, 683)

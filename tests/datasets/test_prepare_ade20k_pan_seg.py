@@ -90,11 +90,7 @@ def person_ids(ids: np.ndarray) -> tuple[int, int]:
 
 def panoptic_mapper() -> MaskFormerPanopticDatasetMapper:
     return MaskFormerPanopticDatasetMapper(
-        augmentations=[],
-        image_format="RGB",
-        ignore_label=255,
-        size_divisibility=-1,
-        num_classes=150,
+        augmentations=[], image_format="RGB", ignore_label=255, num_classes=150
     )
 
 
@@ -220,11 +216,7 @@ def test_loads_and_maps(script, load_script, root: Path, flags: tuple[str, ...],
     register_all()
     samples = DatasetCatalog.get("ade20k_panoptic_train")
     mapper = MaskFormerPanopticDatasetMapper(
-        augmentations=[],
-        image_format="RGB",
-        ignore_label=255,
-        size_divisibility=-1,
-        num_classes=150,
+        augmentations=[], image_format="RGB", ignore_label=255, num_classes=150
     )
     assert [sample["image_id"] for sample in samples] == NAMES["training"]
     for sample in samples:
@@ -343,11 +335,7 @@ def test_real_samples(script, load_script, datasets_root, data, copy_real, write
     register_all()
     samples = DatasetCatalog.get("ade20k_panoptic_val")
     mapper = MaskFormerPanopticDatasetMapper(
-        augmentations=[],
-        image_format="RGB",
-        ignore_label=255,
-        size_divisibility=-1,
-        num_classes=150,
+        augmentations=[], image_format="RGB", ignore_label=255, num_classes=150
     )
     assert [sample["image_id"] for sample in samples] == [source.stem for source in sources]
     for sample, source in zip(samples, sources, strict=True):

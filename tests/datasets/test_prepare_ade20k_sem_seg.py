@@ -75,11 +75,7 @@ def check_mapped(root: Path, split: str, read: Callable, count: int) -> None:
     labels = root / "annotations_detectron2" / split
     samples = load_sem_seg(str(labels), str(root / "images" / split), "png", "jpg")
     mapper = MaskFormerSemanticDatasetMapper(
-        augmentations=[],
-        image_format="RGB",
-        ignore_label=255,
-        size_divisibility=-1,
-        num_classes=150,
+        augmentations=[], image_format="RGB", ignore_label=255, num_classes=150
     )
     assert len(samples) == count
     for sample in samples:

@@ -72,11 +72,7 @@ def test_miniature_loads_and_maps(script, root: Path, read: Callable):
     check_outputs(root, read)
     register_all()
     mapper = MaskFormerSemanticDatasetMapper(
-        augmentations=[],
-        image_format="RGB",
-        ignore_label=255,
-        size_divisibility=-1,
-        num_classes=171,
+        augmentations=[], image_format="RGB", ignore_label=255, num_classes=171
     )
     for split, names in NAMES.items():
         samples = DatasetCatalog.get(f"coco_2017_{split}_stuff_10k_sem_seg")

@@ -148,27 +148,11 @@ def _check_first_files(name: str, samples: list[Sample], panoptic_json: str) -> 
     check_paths(name, {key: samples[0][key] for key in keys})
 
 
-def _ade20k_panoptic(split: str, folder: str) -> PanopticSet:
-    root = "ADEChallengeData2016"
-    return PanopticSet(
-        name=f"ade20k_panoptic_{split}",
-        images=f"{root}/images/{folder}",
-        panoptic=f"{root}/ade20k_panoptic_{split}",
-        panoptic_json=f"{root}/ade20k_panoptic_{split}.json",
-        labels=f"{root}/annotations_detectron2/{folder}",
-        categories="ade20k_150",
-    )
-
-
-def _shapes(split: str) -> PanopticSet:
-    return PanopticSet(
-        name=f"shapes_panoptic_{split}",
-        images=f"shapes/images/{split}",
-        panoptic=f"shapes/panoptic_{split}",
-        panoptic_json=f"shapes/panoptic_{split}.json",
-        labels=f"shapes/annotations/{split}",
-        categories="shapes",
-    )
+def _panoptic(name: str, files: str, folder: str, labels: str, categories: str) -> PanopticSet:
+    """A panoptic set whose panoptic files lie beside the folders of images and labels."""
+    root = files.partition("/")[0]
+    images, label_maps = (f"{root}/{kind}/{folder}" for kind in ("images", labels))
+    return PanopticSet(name, images, files, f"{files}.json", label_maps, categories)
 
 
 DATASETS: list[SemanticSet | PanopticSet] = [
@@ -182,7 +166,12 @@ DATASETS: list[SemanticSet | PanopticSet] = [
         )
         for split in ("train", "val", "test")
     ),
-    *(_shapes(split) for split in ("train", "val", "dev")),
+    *(
+        _panoptic(
+            f"shapes_panoptic_{split}", f"shapes/panoptic_{split}", split, "annotations", "shapes"
+        )
+        for split in ("train", "val", "dev")
+    ),
     *(
         SemanticSet(
             f"ade20k_full_sem_seg_{split}",
@@ -194,8 +183,16 @@ DATASETS: list[SemanticSet | PanopticSet] = [
         )
         for split, folder in (("train", "training"), ("val", "validation"))
     ),
-    _ade20k_panoptic("train", "training"),
-    _ade20k_panoptic("val", "validation"),
+    *(
+        _panoptic(
+            f"ade20k_panoptic_{split}",
+            f"ADEChallengeData2016/ade20k_panoptic_{split}",
+            folder,
+            "annotations_detectron2",
+            "ade20k_150",
+        )
+        for split, folder in (("train", "training"), ("val", "validation"))
+    ),
     *(
         SemanticSet(
             f"coco_2017_{split}_stuff_10k_sem_seg",
