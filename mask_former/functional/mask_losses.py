@@ -152,21 +152,21 @@ def _score(mask_logits: Tensor, masks: Tensor, valid: Tensor | None) -> tuple[Te
     if valid is not None:
         miss.masked_fill_(~valid.flatten(1), -torch.inf)  # never wrong: d, ce and gradients are 0
         share = valid.sum(dim=(1, 2)).clamp(min=1).to(mask.dtype).reciprocal()
-    losses, gradients = _score_pixels(miss, mask)
-    gradients = _upsample_backward(gradients.view(-1, *size), mask_logits.shape[-2:])
-    gradients = gradients.view(2, *mask_logits.shape)
+    losses, at_pixels = _score_pixels(miss, mask)
+    small = [_upsample_backward(x.unflatten(1, size), mask_logits.shape[-2:]) for x in at_pixels]
+    gradients = torch.stack(small)
     losses[0].mul_(share)
     gradients[0].mul_(share[:, None, None])
     return losses, gradients
 
 
-def _score_pixels(miss: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _score_pixels(miss: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Losses [2, m] of focal (as a sum) and dice, and their gradients [2, m, P] by the mask logits.
 
     With d = |p - mask| and ce the cross-entropy. A pass over the pixels costs more than the
     arithmetic in it, so there are few, and few buffers; ``miss`` becomes one of them.
     """
-    gradients = miss.new_empty(2, *miss.shape)
+    gradients = torch.empty_like(miss), torch.empty_like(miss)
     wrong, cross_entropy = miss.sigmoid(), F.softplus(miss)  # d, ce
     square = torch.mul(wrong, wrong, out=miss)
     weighted = torch.mul(square, cross_entropy, out=gradients[1])

@@ -230,12 +230,9 @@ def _check(prediction: MaskPrediction, targets: Sequence[MaskTarget], num_classe
 
 def _at_least_float32(prediction: MaskPrediction) -> MaskPrediction:
     """The same with the embeddings at hand, in a type in which sums over pixels do not overflow."""
-
-    def widened(x: Tensor) -> Tensor:
-        return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-    class_logits, mask_embed = widened(prediction.class_logits), widened(prediction.mask_embed)
-    return MaskPrediction(class_logits, mask_embed, widened(prediction.pixel_embed))
+    tensors = prediction.class_logits, prediction.mask_embed, prediction.pixel_embed
+    half = torch.float16, torch.bfloat16
+    return MaskPrediction(*(x.float() if x.dtype in half else x for x in tensors))
 
 
 def _mean_over_ranks(totals: Tensor) -> Tensor:
