@@ -135,44 +135,37 @@ def add_mask_former_config(cfg: CfgNode) -> None:
     Args:
         cfg: changed in place.
     """
-    _add_input_keys(cfg.INPUT)
-    _add_solver_keys(cfg.SOLVER)
-    _add_head_keys(cfg.MODEL.SEM_SEG_HEAD)
-    cfg.MODEL.MASK_FORMER = _mask_former_keys()
-    cfg.MODEL.SWIN = _swin_keys()
-    cfg.MODEL.IMAGE_MODEL = _image_model_keys()
-    _add_speed_keys(cfg)
-    # Ours. True: scales resample the image that the test loader has resized, as published.
-    cfg.TEST.AUG.RESIZE_TWICE = True
-
-
-def _add_input_keys(node: CfgNode) -> None:
-    node.DATASET_MAPPER_NAME = "mask_former_semantic"
-    node.COLOR_AUG_SSD = False
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    cfg.INPUT.COLOR_AUG_SSD = False
     # At 1.0 or more, a crop may show a single class.
-    node.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     # The side to which the mappers pad, not a divisor; 0 or less: no padding.
-    node.SIZE_DIVISIBILITY = -1
+    cfg.INPUT.SIZE_DIVISIBILITY = -1
 
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
 
-def _add_solver_keys(node: CfgNode) -> None:
-    node.OPTIMIZER = "ADAMW"
-    node.BACKBONE_MULTIPLIER = 0.1
-    node.WEIGHT_DECAY_EMBED = 0.0
+    head = cfg.MODEL.SEM_SEG_HEAD
+    head.PIXEL_DECODER_NAME = "BasePixelDecoder"
+    head.TRANSFORMER_ENC_LAYERS = 0
+    head.update(_defaults(TransformerMaskDecoder, {"MASK_DIM": "mask_dim"}))
+    cfg.MODEL.MASK_FORMER = _mask_former_keys()
+    cfg.MODEL.SWIN = CfgNode(_defaults(SwinTransformer, SWIN_ARGUMENTS))
+    cfg.MODEL.SWIN.PRETRAIN_IMG_SIZE = 224  # the images that the absolute positions of APE are for
+    cfg.MODEL.SWIN.APE = False
 
-
-def _add_speed_keys(cfg: CfgNode) -> None:
-    """Ours: the same numbers, but for float noise, in less time or memory."""
+    # Ours: backbones of timm and torchvision. The file, of the library's own weights for the model
+    # of that name, is read where MODEL.WEIGHTS is empty.
+    cfg.MODEL.IMAGE_MODEL = CfgNode({"NAME": "", "WEIGHTS": ""})
+    cfg.MODEL.IMAGE_MODEL.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Ours: the same numbers, but for float noise, in less time or memory.
     cfg.MODEL.COMPILE = False  # backbone and head, by torch.compile
     cfg.MODEL.CHANNELS_LAST = False
     cfg.MODEL.RESNETS.USE_CHECKPOINT = False  # gradient checkpointing, as MODEL.SWIN's
     cfg.SOLVER.AMP.DTYPE = "float16"  # or "bfloat16", of SOLVER.AMP.ENABLED
-
-
-def _add_head_keys(node: CfgNode) -> None:
-    node.PIXEL_DECODER_NAME = "BasePixelDecoder"
-    node.TRANSFORMER_ENC_LAYERS = 0
-    node.update(_defaults(TransformerMaskDecoder, {"MASK_DIM": "mask_dim"}))
+    # Ours. True: scales resample the image that the test loader has resized, as published.
+    cfg.TEST.AUG.RESIZE_TWICE = True
 
 
 def _mask_former_keys() -> CfgNode:
@@ -202,23 +195,6 @@ def _mask_former_keys() -> CfgNode:
     node.TEST.SEMANTIC_INFERENCE = "marginal"
     # "scores" are K maps; "labels" is one map of classes, in a fraction of the memory.
     node.TEST.SEM_SEG_OUTPUT = "scores"
-    return node
-
-
-def _swin_keys() -> CfgNode:
-    node = CfgNode(_defaults(SwinTransformer, SWIN_ARGUMENTS))
-    node.PRETRAIN_IMG_SIZE = 224  # the images that the absolute positions of APE are for
-    node.APE = False
-    return node
-
-
-def _image_model_keys() -> CfgNode:
-    """Ours, of build_timm_backbone and build_torchvision_backbone."""
-    node = CfgNode()
-    node.NAME = ""  # in its library
-    # A file of the library for this model, which is read where MODEL.WEIGHTS is empty.
-    node.WEIGHTS = ""
-    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     return node
 
 

@@ -136,7 +136,8 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: Shapes) -> nn.Module:
     build = get(SEM_SEG_HEADS_REGISTRY, name, key)
     if name in _HEADS:
         raise InputError(f"{key} {name!r} cannot serve as pixel decoder: it has one itself")
-    if _is_per_pixel_head(build):
+    methods = dir(build) if inspect.isclass(build) else ()
+    if "layers" in methods and "forward_features" not in methods:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = cfg.MODEL.SEM_SEG_HEAD.MASK_DIM
@@ -148,14 +149,6 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: Shapes) -> nn.Module:
             "forward_features, nor is it a class with a method layers, as Detectron2's heads are"
         )
     return decoder
-
-
-def _is_per_pixel_head(build: Callable[..., Any]) -> bool:
-    return (
-        inspect.isclass(build)
-        and not hasattr(build, "forward_features")
-        and callable(getattr(build, "layers", None))
-    )
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "BasePixelDecoder")
