@@ -232,7 +232,8 @@ def _at_least_float32(prediction: MaskPrediction) -> MaskPrediction:
     """The same with the embeddings at hand, in a type in which sums over pixels do not overflow."""
     tensors = prediction.class_logits, prediction.mask_embed, prediction.pixel_embed
     half = torch.float16, torch.bfloat16
-    return MaskPrediction(*(x.float() if x.dtype in half else x for x in tensors))
+    class_logits, mask_embed, pixel_embed = (x.float() if x.dtype in half else x for x in tensors)
+    return MaskPrediction(class_logits, mask_embed, pixel_embed)
 
 
 def _mean_over_ranks(totals: Tensor) -> Tensor:
