@@ -20,12 +20,7 @@ class _PerPixelHead(PixelDecoderCheckpoint, ABC):
     """Scores from a subclass; results and losses as Detectron2's ``SemanticSegmentor`` asks."""
 
     def __init__(
-        self,
-        *,
-        pixel_decoder: nn.Module,
-        predictor: nn.Module,
-        ignore_value: int,
-        loss_weight: float,
+        self, pixel_decoder: nn.Module, predictor: nn.Module, ignore_value: int, loss_weight: float
     ) -> None:
         super().__init__()
         self.pixel_decoder = pixel_decoder

@@ -140,29 +140,29 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
 
     Args:
         in_channels: as :class:`BasePixelDecoder`.
-        conv_dim: channels inside the decoder, the encoder included; even, and divisible by
-            ``num_heads``.
-        mask_dim: D.
-        norm: as :class:`BasePixelDecoder`.
         encoder_layers: transformer encoder layers.
         num_heads: attention heads.
         feedforward: width of the FFNs.
         dropout: in [0, 1).
         pre_norm: norm before each step instead of after it.
+        conv_dim: channels inside the decoder, the encoder included; even, and divisible by
+            ``num_heads``.
+        mask_dim: D.
+        norm: as :class:`BasePixelDecoder`.
     """
 
     def __init__(
         self,
         in_channels: Mapping[str, int] | Sequence[int],
         *,
-        conv_dim: int = 256,
-        mask_dim: int = 256,
-        norm: NormFactory | None = group_norm,
         encoder_layers: int = 6,
         num_heads: int = 8,
         feedforward: int = 2048,
         dropout: float = 0.1,
         pre_norm: bool = False,
+        conv_dim: int = 256,
+        mask_dim: int = 256,
+        norm: NormFactory | None = group_norm,
     ) -> None:
         super().__init__(in_channels, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
         check_even(conv_dim)
