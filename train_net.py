@@ -105,8 +105,9 @@ def main(args: argparse.Namespace) -> Any:
     cfg = setup(args)
     if args.eval_only:
         return evaluate(cfg, args.resume, load_options(args))
-    overwrite = getattr(args, "overwrite", True)  # Detectron2's parser does not know it
-    check_folder(cfg.OUTPUT_DIR, args.resume, overwrite)
+    # Detectron2's parser does not know it; its users' folders are as Detectron2 treats them.
+    if not args.resume and hasattr(args, "overwrite"):
+        check_folder(cfg.OUTPUT_DIR, args.overwrite)
     trainer = Trainer(cfg)
     trainer.checkpointer.options = load_options(args)
     trainer.resume_or_load(resume=args.resume)
@@ -114,15 +115,15 @@ def main(args: argparse.Namespace) -> Any:
     return trainer.train()
 
 
-def check_folder(folder: str, resume: bool, overwrite: bool) -> None:
+def check_folder(folder: str, overwrite: bool) -> None:
     """Refuses to start over where a run has left a checkpoint, unless told to."""
     tag = Path(folder, "last_checkpoint")
-    if tag.is_file() and not resume and not overwrite:
+    if tag.is_file() and not overwrite:
         raise InputError(
             f"{folder} holds a run, last saved as {tag.read_text(encoding='utf-8')}; give --resume "
             "to go on with it, --overwrite to start anew, or another OUTPUT_DIR"
         )
-    if not resume and comm.is_main_process():
+    if comm.is_main_process():
         for path in (tag, Path(folder, "metrics.json")):  # of the run that starts over
             path.unlink(missing_ok=True)
     comm.synchronize()

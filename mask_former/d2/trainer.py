@@ -152,10 +152,12 @@ class Trainer(DefaultTrainer):
             cfg: the whole configuration.
 
         Raises:
-            InputError: the model cannot be evaluated on DATASETS.TEST, said before it is trained;
-                or SOLVER.AMP.DTYPE is unknown.
+            InputError: a data set is unknown, not on the disk or has other classes, or the model
+                cannot be evaluated on it, said before it is trained; or a setting is wrong.
         """
         check_solver(cfg)
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            check_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
         for name in cfg.DATASETS.TEST:
             with contextlib.suppress(NotImplementedError):  # of which Detectron2 will speak
                 choose_evaluators(cfg, name)

@@ -82,6 +82,14 @@ def test_trains_and_evaluates(cfg):
     assert steps == {3}
 
 
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+def test_misspelt_data_sets_are_told_before_the_model_is_built(cfg, monkeypatch, key):
+    monkeypatch.setattr(Trainer, "build_model", lambda cfg: pytest.fail("too late"))
+    cfg.DATASETS[key] = ("camvid_sem_seg_vall",)
+    with pytest.raises(InputError, match=r"camvid_sem_seg_vall is not registered; did you mean"):
+        Trainer(cfg)
+
+
 def test_resumes_with_everything(cfg):
     trainer = Trainer(cfg)
     trainer.train()
@@ -266,8 +274,10 @@ def test_what_cannot_be_evaluated_is_told_before_training(cfg):
 
 
 def test_unknown_evaluators_do_not_keep_from_training(cfg):
+    DatasetCatalog.register("nobodys_set", list)
     cfg.DATASETS.TEST = ("nobodys_set",)
     assert Trainer(cfg).max_iter == 3
+    DatasetCatalog.remove("nobodys_set")
     MetadataCatalog.remove("nobodys_set")
 
 

@@ -36,10 +36,11 @@ def check_name(name: str) -> None:
     """Refuses a data set that is not registered."""
     known = sorted(DatasetCatalog.list())
     if name not in known:
+        hint = did_you_mean(name, known)
         raise InputError(
-            f"data set {name} is not registered{did_you_mean(name, known) or ';'} mend "
-            "DATASETS.TRAIN and DATASETS.TEST, or register it with detectron2.data.DatasetCatalog; "
-            f"registered are {', '.join(known)}"
+            f"data set {name} is not registered{hint or ';'} mend DATASETS.TRAIN and "
+            "DATASETS.TEST, or register it with detectron2.data.DatasetCatalog"
+            + ("" if hint else f"; registered are {', '.join(known)}")
         )
 
 

@@ -38,9 +38,9 @@ def test_another_number_of_classes(camvid):
 def test_unknown_name_lists_close_ones():
     with pytest.raises(InputError, match=r"camvid_semseg_train is not registered; did you mean"):
         check_dataset("camvid_semseg_train")
-    with pytest.raises(InputError, match=r"camvid_sem_seg_train or .*registered are .*ade20k_full"):
+    with pytest.raises(InputError, match=r"camvid_sem_seg_train or [^;]*DatasetCatalog$"):
         check_dataset("camvid_semseg_train")
-    with pytest.raises(InputError, match=r"zebra is not registered; mend DATASETS.TRAIN"):
+    with pytest.raises(InputError, match=r"zebra is not .*; registered are .*ade20k_full"):
         check_dataset("zebra")
     assert "zebra" not in MetadataCatalog.list()
 
