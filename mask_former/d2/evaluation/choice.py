@@ -1,6 +1,7 @@
 """Which evaluators a data set gets, by its ``evaluator_type`` and by the results of the model."""
 
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, cityscapes_evaluation
 
 from ..errors import InputError
 from .cityscapes import (
@@ -45,7 +46,11 @@ def build_evaluator(
 def choose_evaluators(
     cfg: CfgNode, dataset_name: str
 ) -> list[Callable[[str, str], DatasetEvaluator]]:
-    """The makers of the evaluators of :func:`build_evaluator`; raises as it does, reads no file."""
+    """The makers of the evaluators of :func:`build_evaluator`.
+
+    It raises as that does, but reads no file; also where a package is missing that an evaluator
+    will need, so that a trainer knows before the first step.
+    """
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type")
     if kind not in _EVALUATORS:
@@ -54,13 +59,15 @@ def choose_evaluators(
             f"{', '.join(_EVALUATORS)}"
         )
     given = _results_given(cfg)
-    makers = [part.make for part in _EVALUATORS[kind] if part.needs in given]
-    if not makers:
+    parts = [part for part in _EVALUATORS[kind] if part.needs in given]
+    if not parts:
         raise InputError(_nothing_to_evaluate(cfg, dataset_name, kind))
     if kind in _INSTANCES_OF_PANOPTIC and cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON:
         part = _INSTANCES_OF_PANOPTIC[kind]
-        makers += [part.make] if part.needs in given and metadata.get(part.annotations) else []
-    return makers
+        parts += [part] if part.needs in given and metadata.get(part.annotations) else []
+    for part in parts:
+        part.check_packages(dataset_name)
+    return [part.make for part in parts]
 
 
 def _results_given(cfg: CfgNode) -> set[str]:
@@ -89,27 +96,32 @@ def _semantic(dataset_name: str, folder: str) -> DatasetEvaluator:
     return CheckedSemSegEvaluator(dataset_name, distributed=True, output_dir=folder)
 
 
-def _panoptic(dataset_name: str, folder: str) -> DatasetEvaluator:
+def _check_panopticapi(dataset_name: str) -> None:
     _require("panopticapi", dataset_name, "python tools/install_detectron2.py")
-    return CheckedPanopticEvaluator(dataset_name, folder)
 
 
 def _cityscapes_semantic(dataset_name: str, folder: str) -> DatasetEvaluator:
-    _require_cityscapes(dataset_name)
     return SharedCityscapesSemSegEvaluator(dataset_name)
 
 
 def _cityscapes_instance(dataset_name: str, folder: str) -> DatasetEvaluator:
-    _require_cityscapes(dataset_name)
     return SharedCityscapesInstanceEvaluator(dataset_name)
 
 
-def _require_cityscapes(dataset_name: str) -> None:
+def _check_cityscapesscripts(dataset_name: str) -> None:
+    source = inspect.getsource(cityscapes_evaluation)
+    # Detectron2's main branch, in which the import of cityscapesscripts has been replaced.
+    if "deeplearning.projects" in source and importlib.util.find_spec("deeplearning") is None:
+        raise InputError(
+            f"the evaluation of {dataset_name} by this Detectron2 imports `deeplearning`, a module "
+            "that only its authors have; evaluate with Detectron2 0.6, which `python "
+            "tools/install_detectron2.py` installs"
+        )
     _require("cityscapesscripts", dataset_name, "pip install cityscapesscripts")
     if not hasattr(np, "in1d"):  # cityscapesscripts 2.3 would fail after the last image
         raise InputError(
             f"the evaluation of {dataset_name} needs cityscapesscripts, which calls numpy.in1d, "
-            f"and NumPy {np.__version__} no longer has it; evaluate with NumPy 1.26"
+            f"and NumPy {np.__version__} no longer has it; evaluate with NumPy below 2.4"
         )
 
 
@@ -128,13 +140,19 @@ class _Part(NamedTuple):
     make: Callable[[str, str], DatasetEvaluator]
     annotations: str = ""
     """The metadata without which it is left out."""
+    check_packages: Callable[[str], None] = lambda _: None
+    """Refuses the data set, by its name, where a package is missing."""
 
 
 _SEMANTIC = _Part("SEMANTIC_ON", _semantic)
-_PANOPTIC = _Part("PANOPTIC_ON", _panoptic)
+_PANOPTIC = _Part("PANOPTIC_ON", CheckedPanopticEvaluator, check_packages=_check_panopticapi)
 _INSTANCE = _Part("INSTANCE_ON", InstanceEvaluator, "json_file")
-_CITYSCAPES_SEMANTIC = _Part("SEMANTIC_ON", _cityscapes_semantic)
-_CITYSCAPES_INSTANCE = _Part("INSTANCE_ON", _cityscapes_instance, "gt_dir")
+_CITYSCAPES_SEMANTIC = _Part(
+    "SEMANTIC_ON", _cityscapes_semantic, check_packages=_check_cityscapesscripts
+)
+_CITYSCAPES_INSTANCE = _Part(
+    "INSTANCE_ON", _cityscapes_instance, "gt_dir", _check_cityscapesscripts
+)
 _EVALUATORS = {
     "sem_seg": (_SEMANTIC,),
     "ade20k_panoptic_seg": (_SEMANTIC, _PANOPTIC),

@@ -1,5 +1,6 @@
 """The evaluators of Cityscapes in processes that share no folder, and without an image."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from PIL import Image
 
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.errors import InputError
-from mask_former.d2.evaluation.choice import build_evaluator
+from mask_former.d2.evaluation.choice import build_evaluator, choose_evaluators
 from mask_former.d2.evaluation.cityscapes import (
     SharedCityscapesInstanceEvaluator,
     SharedCityscapesSemSegEvaluator,
@@ -109,6 +110,14 @@ def test_cityscapes_on_several_machines(tmp_path, count):
     assert f"'IoU': {round(100 * (2800 / 4000 + 0 + 1) / 3, 4)}" in semantic
     assert "'AP': 100.0, 'AP50': 100.0" in instance
     assert all("{" not in stdout for stdout, _ in outputs[1:])
+
+
+def test_detectron2_of_its_authors_alone_is_told_before_training(monkeypatch):
+    """As in Detectron2's main branch of June 2026."""
+    source = "import deeplearning.projects.cityscapesApi.cityscapesscripts.evaluation as evaluation"
+    monkeypatch.setattr(inspect, "getsource", lambda _: source)
+    with pytest.raises(InputError, match=r"by this Detectron2 imports `deeplearning`, a module"):
+        choose_evaluators(get_mask_former_cfg(), "cityscapes_fine_sem_seg_val")
 
 
 @pytest.mark.parametrize(
