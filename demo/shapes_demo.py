@@ -36,8 +36,7 @@ from PIL import Image, ImageDraw, ImageFont
 from predictor import VisualizationDemo
 from tabulate import tabulate
 
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_yaml
+from mask_former.d2.config import load_config
 from mask_former.d2.data.annotations import read_panoptic_map
 from mask_former.d2.data.reading import read_image
 from mask_former.d2.visualization.drawing import enlarge
@@ -158,9 +157,8 @@ def describe(metrics: Metrics, seconds: float) -> str:
 
 def draw_sheet(run: Path, metrics: Metrics) -> Image.Image:
     """Input, ground truth and prediction of the first test images, in their order."""
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, str(run / "config.yaml"))
-    cfg.MODEL.WEIGHTS = str(run / "model_final.pth")
+    weights = ["MODEL.WEIGHTS", str(run / "model_final.pth")]
+    cfg = load_config(str(run / "config.yaml"), weights)
     demo = VisualizationDemo(cfg)
     samples = DatasetCatalog.get(cfg.DATASETS.TEST[0])
     rows = [draw_row(demo, sample) for sample in samples[:ROWS]]

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from predictor import VisualizationDemo
 
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.config import load_config
 from mask_former.d2.data.reading import rgb_to_id
 
 SCRIPT = Path(__file__).resolve().parents[2] / "demo" / "shapes_demo.py"
@@ -77,9 +76,7 @@ def test_a_thing_has_the_color_of_what_it_matches(
         "pan_seg_file_name": str(path),
         "segments_info": segments,
     }
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, str(shapes_demo.CONFIG))
-    merge_opts(cfg, ["MODEL.DEVICE", "cpu", *weights])
+    cfg = load_config(str(shapes_demo.CONFIG), ["MODEL.DEVICE", "cpu", *weights])
     shown = VisualizationDemo(cfg)
     ids = torch.from_numpy(rgb_to_id(np.asarray(Image.open(path))).astype(np.int32))
     backwards = {"panoptic_seg": (ids, segments[::-1])}
@@ -128,10 +125,10 @@ def test_layout() -> None:
     assert (sheet[36:72, :150] != 255).any()  # a column's
 
 
-@pytest.mark.parametrize("script", ["demo.py", "shapes_demo.py"])
+@pytest.mark.parametrize("script", ["demo.py", "shapes_demo.py", "../train_net.py"])
 def test_waiting_threads_sleep(script: str) -> None:
     """OpenMP says so itself; where the environment names another policy, that one holds."""
-    command = [sys.executable, str(SCRIPT.with_name(script)), "--help"]
+    command = [sys.executable, str(SCRIPT.parent / script), "--help"]
     for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
         env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
         env["OMP_DISPLAY_ENV"] = "true"
