@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml"
 ROWS = 6  # pictures on the sheet
 MARGIN = 8  # pixels between pictures
-FONT_SIZE = 20
+FONT_SIZE = 30
 COLUMNS = ("input", "ground truth", "prediction")
 
 Metrics = dict[str, float]

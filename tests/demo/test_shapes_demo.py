@@ -38,8 +38,8 @@ def test_from_nothing_to_the_sheet_and_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     *_, last = done.stdout.splitlines()
     assert last == str(tmp_path / "shapes_sheet.png")
-    # Three columns of 512 pixels, three rows of 512, margins of 8, two lines of 36.
-    assert Image.open(last).size == (3 * 520 + 8, 72 + 3 * 520)
+    # Three columns of 512 pixels, three rows of 512, margins of 8, two lines of 46.
+    assert Image.open(last).size == (3 * 520 + 8, 92 + 3 * 520)
     metrics = json.loads((tmp_path / "train" / "metrics.json").read_text().splitlines()[-1])
     assert f"mIoU {metrics['sem_seg/mIoU']:.1f}\n" in done.stdout
     assert re.search(r"things +\d+\.\d +\d+\.\d +\d+\.\d\n", done.stdout)
@@ -114,15 +114,15 @@ def test_layout() -> None:
     """Rows from top to bottom, columns from left to right, each pixel where it belongs."""
     rows = [[np.full((20, 150, 3), 10 * (3 * j + i), np.uint8) for i in range(3)] for j in range(2)]
     sheet = np.asarray(shapes_demo.lay_out("a title", rows))
-    assert sheet.shape == (72 + 2 * 28, 8 + 3 * 158, 3)
+    assert sheet.shape == (92 + 2 * 28, 8 + 3 * 158, 3)
     for j in range(2):
         for i in range(3):
-            top, left = 72 + 28 * j, 8 + 158 * i
+            top, left = 92 + 28 * j, 8 + 158 * i
             picture = sheet[top : top + 20, left : left + 150]
             np.testing.assert_array_equal(picture, rows[j][i])
             assert (sheet[top + 20 : top + 28, left : left + 150] == 255).all()
-    assert (sheet[:36] != 255).any()  # the title
-    assert (sheet[36:72, :150] != 255).any()  # a column's
+    assert (sheet[:46] != 255).any()  # the title
+    assert (sheet[46:92, :150] != 255).any()  # a column's
 
 
 @pytest.mark.parametrize("script", ["demo.py", "shapes_demo.py", "../train_net.py"])
