@@ -6,12 +6,16 @@ Any number of ``KEY VALUE`` pairs overrides the file; ``--help`` lists the other
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-# First: it says in one sentence what is missing.
+# Threads that wait are to sleep: when the cores are busy, those that spin take the time of the one
+# that they wait for. OpenMP reads it when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before other packages: it says in one sentence what is missing.
 try:
     import mask_former.d2  # noqa: F401  # isort: skip
 except ImportError as error:

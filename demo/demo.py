@@ -21,15 +21,13 @@ except ImportError as error:
     sys.exit(f"error: {error}")
 import cv2
 import numpy as np
-import torch
 from detectron2.utils.logger import setup_logger
 from outputs import Targets, name_targets
 from PIL import Image
 from predictor import VisualizationDemo
 from video import name_video, open_capture, write_video
 
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.config import load_config
 from mask_former.d2.data.reading import read_image
 from mask_former.d2.errors import InputError
 from mask_former.d2.visualization.regions import Found
@@ -148,7 +146,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses, runs, and ends with one sentence when the input is bad."""
     args = parse_args(argv)
-    for name in ("fvcore", "detectron2", "mask_former"):
+    for name in ("detectron2", "mask_former"):
         setup_logger(name=name)
     try:
         segment_pictures(args) if args.input else segment_video(args)
@@ -198,9 +196,7 @@ def segment_picture(demo: VisualizationDemo, picture: str, files: Targets | None
 
 def build_demo(args: argparse.Namespace) -> VisualizationDemo:
     """The model of the command line, with its weights."""
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, args.config_file)
-    merge_opts(cfg, args.opts)
+    cfg = load_config(args.config_file, args.opts)
     if not cfg.MODEL.WEIGHTS or "://ImageNetPretrained/" in cfg.MODEL.WEIGHTS:
         raise InputError(
             f"MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS!r}, from which a training starts: the model has "
@@ -215,9 +211,6 @@ def build_demo(args: argparse.Namespace) -> VisualizationDemo:
                 "MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT 'labels' leaves out; leave one of them out"
             )
         test.OBJECT_MASK_THRESHOLD = threshold
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-        _logger.info("CUDA is not available; going on with the CPU")
     cfg.freeze()
     return VisualizationDemo(
         cfg,

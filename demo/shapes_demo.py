@@ -36,8 +36,7 @@ from PIL import Image, ImageDraw, ImageFont
 from predictor import VisualizationDemo
 from tabulate import tabulate
 
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_yaml
+from mask_former.d2.config import load_config
 from mask_former.d2.data.annotations import read_panoptic_map
 from mask_former.d2.data.reading import read_image
 from mask_former.d2.visualization.drawing import enlarge
@@ -47,7 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml"
 ROWS = 6  # pictures on the sheet
 MARGIN = 8  # pixels between pictures
-FONT_SIZE = 20
+FONT_SIZE = 30
 COLUMNS = ("input", "ground truth", "prediction")
 
 Metrics = dict[str, float]
@@ -158,9 +157,8 @@ def describe(metrics: Metrics, seconds: float) -> str:
 
 def draw_sheet(run: Path, metrics: Metrics) -> Image.Image:
     """Input, ground truth and prediction of the first test images, in their order."""
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, str(run / "config.yaml"))
-    cfg.MODEL.WEIGHTS = str(run / "model_final.pth")
+    weights = ["MODEL.WEIGHTS", str(run / "model_final.pth")]
+    cfg = load_config(str(run / "config.yaml"), weights)
     demo = VisualizationDemo(cfg)
     samples = DatasetCatalog.get(cfg.DATASETS.TEST[0])
     rows = [draw_row(demo, sample) for sample in samples[:ROWS]]

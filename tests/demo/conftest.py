@@ -9,8 +9,7 @@ import shapes_demo
 import torch
 
 from mask_former.d2.build.model import build_model
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.config import load_config
 from tests.demo.running import CONFIG
 
 
@@ -18,9 +17,7 @@ from tests.demo.running import CONFIG
 def weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that load random weights of a model that always finds something, with low scores."""
     few = ["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "3"]
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, str(CONFIG))
-    merge_opts(cfg, ["MODEL.DEVICE", "cpu", *few])
+    cfg = load_config(str(CONFIG), ["MODEL.DEVICE", "cpu", *few])
     torch.manual_seed(0)
     model = build_model(cfg)
     with torch.no_grad():

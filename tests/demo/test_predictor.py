@@ -10,16 +10,13 @@ from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
 from predictor import VisualizationDemo
 
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.config import load_config
 from tests.demo.running import CONFIG, INSTANCE
 
 
 @pytest.fixture(scope="module")
 def shown(weights: list[str]) -> VisualizationDemo:
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, str(CONFIG))
-    merge_opts(cfg, ["MODEL.DEVICE", "cpu", *weights, *INSTANCE])
+    cfg = load_config(str(CONFIG), ["MODEL.DEVICE", "cpu", *weights, *INSTANCE])
     return VisualizationDemo(cfg)
 
 

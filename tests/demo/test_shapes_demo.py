@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from predictor import VisualizationDemo
 
-from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.config import load_config
 from mask_former.d2.data.reading import rgb_to_id
 
 SCRIPT = Path(__file__).resolve().parents[2] / "demo" / "shapes_demo.py"
@@ -39,8 +38,8 @@ def test_from_nothing_to_the_sheet_and_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     *_, last = done.stdout.splitlines()
     assert last == str(tmp_path / "shapes_sheet.png")
-    # Three columns of 512 pixels, three rows of 512, margins of 8, two lines of 36.
-    assert Image.open(last).size == (3 * 520 + 8, 72 + 3 * 520)
+    # Three columns of 512 pixels, three rows of 512, margins of 8, two lines of 46.
+    assert Image.open(last).size == (3 * 520 + 8, 92 + 3 * 520)
     metrics = json.loads((tmp_path / "train" / "metrics.json").read_text().splitlines()[-1])
     assert f"mIoU {metrics['sem_seg/mIoU']:.1f}\n" in done.stdout
     assert re.search(r"things +\d+\.\d +\d+\.\d +\d+\.\d\n", done.stdout)
@@ -77,9 +76,7 @@ def test_a_thing_has_the_color_of_what_it_matches(
         "pan_seg_file_name": str(path),
         "segments_info": segments,
     }
-    cfg = get_mask_former_cfg()
-    merge_yaml(cfg, str(shapes_demo.CONFIG))
-    merge_opts(cfg, ["MODEL.DEVICE", "cpu", *weights])
+    cfg = load_config(str(shapes_demo.CONFIG), ["MODEL.DEVICE", "cpu", *weights])
     shown = VisualizationDemo(cfg)
     ids = torch.from_numpy(rgb_to_id(np.asarray(Image.open(path))).astype(np.int32))
     backwards = {"panoptic_seg": (ids, segments[::-1])}
@@ -117,21 +114,21 @@ def test_layout() -> None:
     """Rows from top to bottom, columns from left to right, each pixel where it belongs."""
     rows = [[np.full((20, 150, 3), 10 * (3 * j + i), np.uint8) for i in range(3)] for j in range(2)]
     sheet = np.asarray(shapes_demo.lay_out("a title", rows))
-    assert sheet.shape == (72 + 2 * 28, 8 + 3 * 158, 3)
+    assert sheet.shape == (92 + 2 * 28, 8 + 3 * 158, 3)
     for j in range(2):
         for i in range(3):
-            top, left = 72 + 28 * j, 8 + 158 * i
+            top, left = 92 + 28 * j, 8 + 158 * i
             picture = sheet[top : top + 20, left : left + 150]
             np.testing.assert_array_equal(picture, rows[j][i])
             assert (sheet[top + 20 : top + 28, left : left + 150] == 255).all()
-    assert (sheet[:36] != 255).any()  # the title
-    assert (sheet[36:72, :150] != 255).any()  # a column's
+    assert (sheet[:46] != 255).any()  # the title
+    assert (sheet[46:92, :150] != 255).any()  # a column's
 
 
-@pytest.mark.parametrize("script", ["demo.py", "shapes_demo.py"])
+@pytest.mark.parametrize("script", ["demo.py", "shapes_demo.py", "../train_net.py"])
 def test_waiting_threads_sleep(script: str) -> None:
     """OpenMP says so itself; where the environment names another policy, that one holds."""
-    command = [sys.executable, str(SCRIPT.with_name(script)), "--help"]
+    command = [sys.executable, str(SCRIPT.parent / script), "--help"]
     for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
         env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
         env["OMP_DISPLAY_ENV"] = "true"
