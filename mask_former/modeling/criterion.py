@@ -104,7 +104,7 @@ class SetCriterion(nn.Module):
             matches = self._match(prediction, targets, samples)
             nll, class_weights = self._classification(prediction.class_logits, targets, matches)
             focal, dice = self._mask_losses(prediction.mask_embed, images, samples, matches)
-            num_masks = class_weights.new_tensor([sum(len(t.labels) for t in targets)])
+            num_masks = class_weights.new_full((1,), sum(len(t.labels) for t in targets))
             totals = _mean_over_ranks(torch.cat([num_masks, class_weights]))
             num_masks, class_weights = totals[0], totals[1:]
         return _by_name(
