@@ -118,10 +118,10 @@ def _check_cityscapesscripts(dataset_name: str) -> None:
             "tools/install_detectron2.py` installs"
         )
     _require("cityscapesscripts", dataset_name, "pip install cityscapesscripts")
-    if not hasattr(np, "in1d"):  # cityscapesscripts 2.3 would fail after the last image
+    if np.lib.NumpyVersion(np.__version__) >= "2.0.0":  # it would fail after the last image
         raise InputError(
-            f"the evaluation of {dataset_name} needs cityscapesscripts, which calls numpy.in1d, "
-            f"and NumPy {np.__version__} no longer has it; evaluate with NumPy below 2.4"
+            f"the evaluation of {dataset_name} needs cityscapesscripts, whose version 2.3 fails "
+            f"with NumPy {np.__version__}; evaluate with NumPy 1.26"
         )
 
 
