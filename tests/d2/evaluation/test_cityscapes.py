@@ -88,7 +88,7 @@ def test_cityscapes_on_several_machines(tmp_path, count):
     pytest.importorskip("cityscapesscripts")
     write_cityscapes(tmp_path)
     if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
-        with pytest.raises(InputError, match="2.3 fails with NumPy 2"):
+        with pytest.raises(InputError, match=r"2\.3 fails with NumPy 2"):
             build_evaluator(get_mask_former_cfg(), "cityscapes_fine_sem_seg_val", str(tmp_path))
         return
     processes = []
