@@ -103,14 +103,28 @@ def timed(work: Work) -> Row:
     return {"ms": 1000 * wall, "processor ms": 1000 * processor} | pages
 
 
+class _NoModules:
+    """In the place of the counter's hooks on modules, which fail on a loss without gradient."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        """Nothing is hooked."""
+
+    def __exit__(self, *args: object) -> None:
+        """Nothing was hooked."""
+
+
 def inspected(work: Work, dtype: torch.dtype) -> Row:
     """What slows a run down to find out, and the machine's rate of matrix products."""
     results: list[Any] = []
     live = peak_mib(lambda: results.append(work()))
     tensors = [x for x in tree_leaves(results) if isinstance(x, torch.Tensor)]
     magnitudes = [float(x.detach().double().abs().mean()) for x in tensors]
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     # Fused kernels of attention would not be counted.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), counter:
         reads = host_reads(work)
     work_done = {"GFLOPs": counter.get_total_flops() / 1e9, "rate": matrix_rate(dtype) / 1e9}
     return {"live MiB": live, "reads": reads, "magnitudes": magnitudes} | work_done
