@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("folder", type=Path, metavar="FOLDER", help="for the figures, as JSON")
     add("cases", nargs="*", metavar="CASE", help="path of a case, or its beginning; default: all")
     add(
-        "--bars", action="store_true", help="what the bars need: about 15 minutes on one quiet core"
+        "--bars", action="store_true", help="what the bars need: about twenty minutes"
     )
     add("--threads", type=int, default=1, help="of torch; default: %(default)s")
     add("--rounds", type=int, default=3, help="that are timed; default: %(default)s")
