@@ -57,9 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="for the figures, as JSON")
     add("cases", nargs="*", metavar="CASE", help="path of a case, or its beginning; default: all")
-    add(
-        "--bars", action="store_true", help="what the bars need: about twenty minutes"
-    )
+    add("--bars", action="store_true", help="what the bars need: about twenty minutes")
     add("--threads", type=int, default=1, help="of torch; default: %(default)s")
     add("--rounds", type=int, default=3, help="that are timed; default: %(default)s")
     args = parser.parse_intermixed_args(argv)
