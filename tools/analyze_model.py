@@ -36,6 +36,7 @@ from tqdm import tqdm
 from mask_former.d2.build.model import build_model
 from mask_former.d2.config import load_config
 from mask_former.d2.data.checks import check_dataset
+from mask_former.d2.data.datasets import register_descriptions
 from mask_former.d2.data.mappers import EvaluationMapper
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.errors import InputError
@@ -64,6 +65,7 @@ def dataset_inputs(cfg: CfgNode, number: int) -> Iterator[Input]:
     """The first images of the test set, as an evaluation gives them to the model."""
     if not cfg.DATASETS.TEST:
         raise InputError("DATASETS.TEST is empty; name a data set, or add --use-fixed-input-size")
+    register_descriptions(cfg)
     name = cfg.DATASETS.TEST[0]
     check_dataset(name)
     samples = DatasetCatalog.get(name)[:number]

@@ -142,6 +142,9 @@ def add_mask_former_config(cfg: CfgNode) -> None:
     # The side to which the mappers pad, not a divisor; 0 or less: no padding.
     cfg.INPUT.SIZE_DIVISIBILITY = -1
 
+    # Ours: YAML files that describe data sets, registered under the names that they say.
+    cfg.DATASETS.DESCRIPTIONS = []
+
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0

@@ -4,6 +4,7 @@ Detectron2 merges; what we add is a reader that refuses Python tags, and errors 
 """
 
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -35,10 +36,10 @@ def merge_yaml(cfg: CfgNode, path: str) -> None:
     class SafeNode(CfgNode):
         @classmethod
         def _open_cfg(cls, filename: str) -> io.StringIO:
-            contents[filename] = _read_yaml(filename)
+            contents[filename] = _anchored(read_yaml(filename), filename)
             return io.StringIO(yaml.safe_dump(contents[filename], sort_keys=False))
 
-    _read_yaml(path)  # Detectron2 itself would only assert that the file is there
+    read_yaml(path)  # Detectron2 itself would only assert that the file is there
     merged = SafeNode(cfg)
     try:
         merged.merge_from_file(path, allow_unsafe=False)
@@ -95,19 +96,41 @@ class _SafeLoader(yaml.SafeLoader):
 _SafeLoader.add_constructor(_SCALES_TAG, _SafeLoader.construct_scales)
 
 
-def _read_yaml(filename: str) -> dict[str, Any]:
+def read_yaml(filename: str, what: str = "configuration") -> dict[str, Any]:
+    """The keys of a YAML file, which runs no code.
+
+    Args:
+        filename: the file.
+        what: its noun in errors.
+
+    Raises:
+        InputError: the file is missing, no YAML, or holds something else than keys.
+    """
     try:
         with PathManager.open(filename, "r") as file:
             content = yaml.load(file, _SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"cannot read the configuration {filename}: {error}; give the path of a YAML file "
-            "(--config-file, or `_BASE_` in the file that is based on it)"
+            f"cannot read the {what} {filename}: {error}; give the path of a YAML file "
+            "(--config-file, `_BASE_` in the file that is based on it, DATASETS.DESCRIPTIONS)"
         ) from error
     except yaml.MarkedYAMLError as error:
         raise InputError(_yaml_problem(filename, error)) from error
     if not isinstance(content, dict):
-        raise InputError(f"{filename} holds {content!r}; a configuration is a map of keys")
+        raise InputError(f"{filename} holds {content!r}; a {what} is a map of keys")
+    return content
+
+
+def _anchored(content: dict[str, Any], filename: str) -> dict[str, Any]:
+    """The content with the paths of descriptions of data sets that lie beside the file."""
+    section = content.get("DATASETS")
+    paths = section.get("DESCRIPTIONS") if isinstance(section, dict) else None
+    if isinstance(paths, list):
+        beside = [os.path.join(os.path.dirname(filename), str(path)) for path in paths]
+        pairs = zip(paths, beside, strict=True)
+        section["DESCRIPTIONS"] = [
+            os.path.abspath(file) if os.path.isfile(file) else path for path, file in pairs
+        ]
     return content
 
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from .build.model import build_model
 from .checkpoint import Diverged, MaskFormerCheckpointer
 from .data.checks import check_dataset
+from .data.datasets import register_descriptions
 from .data.mappers import (
     DETRPanopticDatasetMapper,
     EvaluationMapper,
@@ -156,6 +157,7 @@ class Trainer(DefaultTrainer):
                 cannot be evaluated on it, said before it is trained; or a setting is wrong.
         """
         check_solver(cfg)
+        register_descriptions(cfg)
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             check_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
         for name in cfg.DATASETS.TEST:

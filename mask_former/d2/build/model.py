@@ -23,6 +23,7 @@ from ...modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 from ...modeling.swin import SwinTransformer
 from ...structures import InferenceOptions, LossWeights
 from ..config import INFERENCE_ARGUMENTS, POINT_ARGUMENTS, WEIGHT_ARGUMENTS, arguments_from
+from ..data.datasets import register_descriptions
 from ..errors import InputError
 from ..gradient_checkpointing import recompute_blocks
 from .head import check_at_least, check_one_of, check_query_for_each_class
@@ -104,6 +105,7 @@ def mask_former_arguments(cfg: CfgNode) -> dict[str, Any]:
 
 def _network_arguments(cfg: CfgNode) -> dict[str, Any]:
     """Backbone, head and normalisation, which both meta-architectures take under these names."""
+    register_descriptions(cfg)  # other people's trainers build the model first
     # Detectron2's build_backbone would take another package's component of the same name.
     build = get(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     backbone = build(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))

@@ -1,218 +1,242 @@
-"""The data sets that this package adds to Detectron2's catalogs: one row of a table each.
+"""Data sets that describe themselves, in Detectron2's catalogs: the package's own, and a user's.
 
-Registering reads no file of a data set. The folder that holds them all, ``DETECTRON2_DATASETS``
-(default ``datasets``), is looked up whenever a data set is used, so that it can be set at any time;
-Detectron2's own data sets keep the folder of the moment at which Detectron2 was imported.
+Registering reads no file of a data set. The folder that holds the package's own,
+``DETECTRON2_DATASETS`` (default ``datasets``), is looked up whenever a data set is used, so that it
+can be set at any time; Detectron2's own data sets keep the folder of the moment at which Detectron2
+was imported.
 """
 
 import json
 import os
-from importlib.resources import files
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import as_file, files
 from typing import Any, NamedTuple
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_sem_seg
+from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
-from .reading import describe_root, naming
+from .description import Class, Description, Split, read_description
+from .pairing import Pair, label_files, pictures
+from .reading import describe_root, listed, naming
 
 Sample = dict[str, Any]
 
 
-class SemanticSet(NamedTuple):
-    """A semantic data set: a folder of images and one of label maps with the same stems."""
+class DescribedSet(NamedTuple):
+    """A split of a description: what a catalog entry loads, and its metadata."""
 
-    name: str
-    images: str
-    labels: str
-    categories: str
-    """The file of classes, in the folder ``categories``, in the order of their contiguous ids."""
-    ignore_label: int = 255
-    label_extension: str = "png"
+    description: Description
+    split: Split
+
+    @property
+    def name(self) -> str:
+        """Under which it is registered."""
+        return self.split.name
 
     def paths(self) -> dict[str, str]:
-        """The folders, under their names in the metadata."""
-        return {"image_root": _below_root(self.images), "sem_seg_root": _below_root(self.labels)}
+        """The folders and files, under their names in the metadata."""
+        written = {
+            "image_root": self.split.images,
+            "sem_seg_root": self.split.labels if self.description.task == "semantic" else None,
+            "panoptic_root": self.split.panoptic,
+            _json_key(self.description): self.split.json,
+        }
+        return {key: self._path(value) for key, value in written.items() if value is not None}
 
     def metadata(self) -> dict[str, Any]:
         """What Detectron2's evaluators and visualizer know about the classes."""
-        categories = read_categories(self.categories)
-        metadata: dict[str, Any] = {
-            "stuff_classes": [category["name"] for category in categories],
-            "evaluator_type": "sem_seg",
-            "ignore_label": self.ignore_label,
-        }
-        if "color" in categories[0]:
-            metadata["stuff_colors"] = [category["color"] for category in categories]
-        if any(category["id"] != i for i, category in enumerate(categories)):
-            ids = {category["id"]: i for i, category in enumerate(categories)}
-            metadata["stuff_dataset_id_to_contiguous_id"] = ids
+        task = self.description.task
+        metadata = {**_METADATA[task](self.description.classes)}
+        metadata["ignore_label"] = self.description.ignore_label
+        metadata["evaluator_type"] = "coco" if task == "instance" else "sem_seg"
+        if task == "panoptic":
+            metadata["evaluator_type"] = (
+                "ade20k_panoptic_seg" if self.split.labels else "coco_panoptic_seg"
+            )
         return metadata
 
     def load(self) -> list[Sample]:
-        """The samples, from the folders' contents."""
-        paths = refresh_paths(self)
-        check_paths(self.name, paths)
-        return load_sem_seg(paths["sem_seg_root"], paths["image_root"], self.label_extension, "jpg")
+        """The samples, in the order of their names or of the JSON.
 
-
-class PanopticSet(NamedTuple):
-    """A data set in COCO panoptic format with semantic label maps beside it.
-
-    Things and stuff share one list of classes whose ids are contiguous, so that the semantic and
-    the panoptic evaluator both serve.
-    """
-
-    name: str
-    images: str
-    panoptic: str
-    panoptic_json: str
-    labels: str
-    categories: str
-
-    def paths(self) -> dict[str, str]:
-        """The folders and the JSON, under their names in the metadata."""
-        return {
-            "image_root": _below_root(self.images),
-            "panoptic_root": _below_root(self.panoptic),
-            "panoptic_json": _below_root(self.panoptic_json),
-        }
-
-    def metadata(self) -> dict[str, Any]:
-        """What Detectron2's evaluators and visualizer know about the classes."""
-        categories = read_categories(self.categories)
-        names = [category["name"] for category in categories]
-        colors = [category["color"] for category in categories]
-        ids = [category["id"] for category in categories]
-        things = [category["id"] for category in categories if category["isthing"]]
-        return {
-            "thing_classes": names,
-            "thing_colors": colors,
-            "stuff_classes": names,
-            "stuff_colors": colors,
-            "thing_dataset_id_to_contiguous_id": {thing: thing for thing in things},
-            "stuff_dataset_id_to_contiguous_id": {category: category for category in ids},
-            "json_file": None,
-            "evaluator_type": "ade20k_panoptic_seg",
-            "ignore_label": 255,
-            "label_divisor": 1000,
-        }
-
-    def load(self) -> list[Sample]:
-        """The samples, from the panoptic JSON; image ids are kept as they stand there.
-
-        Detectron2's loader makes numbers of image ids, which ADE20K's are not, and knows no labels.
+        Raises:
+            InputError: a file or a folder is missing, or it contradicts the description.
         """
-        paths = refresh_paths(self)
-        check_paths(self.name, {**paths, "sem_seg_root": _below_root(self.labels)})
-        with naming(paths["panoptic_json"], "panoptic JSON"), open(paths["panoptic_json"]) as file:
-            annotations = json.load(file)["annotations"]
-        is_thing = {
-            entry["id"]: entry["isthing"] == 1 for entry in read_categories(self.categories)
-        }
-        samples = [self._sample(annotation, paths, is_thing) for annotation in annotations]
-        _check_first_files(self.name, samples, paths["panoptic_json"])
+        check_paths(self.name, {**refresh_paths(self), **self._unregistered_paths()})
+        if not self.split.is_labelled or self.description.task == "semantic":
+            return list(self._semantic_samples())
+        if self.description.task == "instance":
+            return list(self._instance_samples())
+        samples = list(self._panoptic_samples())
+        if not samples:
+            json_file = self.paths()["panoptic_json"]
+            raise InputError(f"{json_file} lists no images; prepare the data set {self.name} again")
+        keys = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
+        check_paths(self.name, {key: samples[0][key] for key in keys if key in samples[0]})
         return samples
 
-    def _sample(
-        self, annotation: dict[str, Any], paths: dict[str, str], is_thing: dict[int, bool]
-    ) -> Sample:
-        file_name = annotation["file_name"]
-        stem = os.path.splitext(file_name)[0]
-        where = f"{paths['panoptic_json']} ({file_name})"
-        return {
-            "file_name": os.path.join(paths["image_root"], f"{stem}.jpg"),
-            "image_id": annotation["image_id"],
-            "pan_seg_file_name": os.path.join(paths["panoptic_root"], file_name),
-            "sem_seg_file_name": os.path.join(_below_root(self.labels), file_name),
-            "segments_info": [
-                _segment(info, is_thing, where) for info in annotation["segments_info"]
-            ],
-        }
+    def _path(self, written: str) -> str:
+        return self.description.path(written)
 
+    def _unregistered_paths(self) -> dict[str, str]:
+        written = {"sem_seg_root": self.split.labels, "list": self.split.list}
+        return {key: self._path(value) for key, value in written.items() if value is not None}
 
-def _segment(info: dict[str, Any], is_thing: dict[int, bool], where: str) -> dict[str, Any]:
-    if info["category_id"] not in is_thing:
+    def _semantic_samples(self) -> Iterator[Sample]:
+        for pair in self._pairs():
+            sample = {"file_name": pair.image}
+            if pair.labels is not None:
+                sample.update(self._labels(pair.labels))
+            yield sample
+
+    def _pairs(self) -> list[Pair]:
+        split = self.split
+        images = self._path(split.images)
+        labels = self._path(split.labels) if split.labels is not None else None
+        listing = self._path(split.list) if split.list is not None else None
+        found = pictures(images, split.image_suffix, listing)
+        if labels is not None:
+            found = label_files(self.name, found, labels, split.image_suffix, split.label_suffix)
+        if not found:
+            raise InputError(f"data set {self.name} has no pictures in {listing or images}")
+        return found
+
+    def _labels(self, file_name: str) -> Sample:
+        """A label map as a sample names it, with the values that are no labels yet."""
+        values = self.description.label_values()
+        return {"sem_seg_file_name": file_name} | ({"label_values": values} if values else {})
+
+    def _panoptic_samples(self) -> Iterator[Sample]:
+        """Image ids are kept as they stand in the JSON.
+
+        Detectron2's loader makes numbers of them, which ADE20K's are not, and knows no labels.
+        """
+        paths = self.paths()
+        content = _read_json(paths["panoptic_json"], "panoptic JSON")
+        images = {pair.stem: pair.image for pair in pictures(paths["image_root"])}
+        named = {image.get("id"): image.get("file_name") for image in content.get("images", ())}
+        categories = self.description.categories()
+        for annotation in content["annotations"]:
+            file_name = annotation["file_name"]
+            where = f"{paths['panoptic_json']} ({file_name})"
+            stem = os.path.splitext(file_name)[0]
+            image = os.path.splitext(named.get(annotation["image_id"]) or file_name)[0]
+            fallback = os.path.join(paths["image_root"], f"{stem}.jpg")
+            sample = {
+                "file_name": images.get(image) or images.get(stem) or fallback,
+                "image_id": annotation["image_id"],
+                "pan_seg_file_name": os.path.join(paths["panoptic_root"], file_name),
+                "segments_info": [
+                    self._segment(segment, categories, where)
+                    for segment in annotation["segments_info"]
+                ],
+            }
+            if self.split.labels is not None:
+                sample.update(self._labels(os.path.join(self._path(self.split.labels), file_name)))
+            yield sample
+
+    def _segment(
+        self, info: dict[str, Any], categories: dict[int, int | None], where: str
+    ) -> dict[str, Any]:
+        """A segment with the class of its category; a crowd, which nobody learns, without one."""
+        category = self._category(info["category_id"], categories, f"{where} has a segment")
+        if category is None:
+            return {**info, "category_id": 0, "isthing": False, "iscrowd": 1}
+        isthing = self.description.classes[category].is_thing
+        return {**info, "category_id": category, "isthing": isthing}
+
+    def _category(self, value: Any, categories: dict[int, int | None], where: str) -> int | None:
+        """The class of a ``category_id``; None where it is ignored."""
+        if value in categories:
+            return categories[value]
+        if self.description.ignores_rest:
+            return None
+        known = [each for each, category in categories.items() if category is not None]
+        is_range = known == list(range(len(known)))
         raise InputError(
-            f"{where} has a segment of category_id {info['category_id']}, but the classes are 0 to "
-            f"{len(is_thing) - 1}; mend the JSON, or prepare the data set again"
+            f"{where} of category_id {value}, but the classes are "
+            f"{f'0 to {len(known) - 1}' if is_range else listed(known)}; mend the "
+            f"JSON or {self.description.file}, or prepare the data set again"
         )
-    return {**info, "isthing": is_thing[info["category_id"]]}
+
+    def _instance_samples(self) -> Iterator[Sample]:
+        paths = self.paths()
+        with naming(paths["json_file"], "annotations"):
+            samples = load_coco_json(paths["json_file"], paths["image_root"])
+        categories = self.description.categories()
+        for sample in samples:
+            where = f"{paths['json_file']} ({sample['file_name']}) has an annotation"
+            for annotation in sample["annotations"]:
+                category = self._category(annotation["category_id"], categories, where)
+                annotation["category_id"] = category or 0
+                if category is None:
+                    annotation["iscrowd"] = 1
+            yield sample
 
 
-def _check_first_files(name: str, samples: list[Sample], panoptic_json: str) -> None:
-    if not samples:
-        raise InputError(f"{panoptic_json} lists no images; prepare the data set {name} again")
-    keys = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
-    check_paths(name, {key: samples[0][key] for key in keys})
+def _json_key(description: Description) -> str:
+    return "json_file" if description.task == "instance" else "panoptic_json"
 
 
-def _panoptic(name: str, files: str, folder: str, labels: str, categories: str) -> PanopticSet:
-    """A panoptic set whose panoptic files lie beside the folders of images and labels."""
-    root = files.partition("/")[0]
-    images, label_maps = (f"{root}/{kind}/{folder}" for kind in ("images", labels))
-    return PanopticSet(name, images, files, f"{files}.json", label_maps, categories)
+def _read_json(file: str, what: str) -> dict[str, Any]:
+    with naming(file, what), open(file, encoding="utf-8") as stream:
+        return json.load(stream)
 
 
-DATASETS: list[SemanticSet | PanopticSet] = [
-    *(
-        SemanticSet(
-            f"camvid_sem_seg_{split}",
-            f"camvid/images/{split}",
-            f"camvid/annotations/{split}",
-            categories="camvid_11",
-            ignore_label=11,
-        )
-        for split in ("train", "val", "test")
-    ),
-    *(
-        _panoptic(
-            f"shapes_panoptic_{split}", f"shapes/panoptic_{split}", split, "annotations", "shapes"
-        )
-        for split in ("train", "val", "dev")
-    ),
-    *(
-        SemanticSet(
-            f"ade20k_full_sem_seg_{split}",
-            f"ADE20K_2021_17_01/images_detectron2/{folder}",
-            f"ADE20K_2021_17_01/annotations_detectron2/{folder}",
-            categories="ade20k_full_847",
-            ignore_label=65535,
-            label_extension="tif",
-        )
-        for split, folder in (("train", "training"), ("val", "validation"))
-    ),
-    *(
-        _panoptic(
-            f"ade20k_panoptic_{split}",
-            f"ADEChallengeData2016/ade20k_panoptic_{split}",
-            folder,
-            "annotations_detectron2",
-            "ade20k_150",
-        )
-        for split, folder in (("train", "training"), ("val", "validation"))
-    ),
-    *(
-        SemanticSet(
-            f"coco_2017_{split}_stuff_10k_sem_seg",
-            f"coco/coco_stuff_10k/images_detectron2/{split}",
-            f"coco/coco_stuff_10k/annotations_detectron2/{split}",
-            categories="coco_stuff_171",
-        )
-        for split in ("train", "test")
-    ),
-    *(
-        SemanticSet(
-            f"mapillary_vistas_sem_seg_{split}",
-            f"mapillary_vistas/{folder}/images",
-            f"mapillary_vistas/{folder}/labels",
-            categories="mapillary_vistas_65",
-            ignore_label=65,
-        )
-        for split, folder in (("train", "training"), ("val", "validation"))
-    ),
-]
+def _semantic_metadata(classes: tuple[Class, ...]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"stuff_classes": [entry.name for entry in classes]}
+    if all(entry.color for entry in classes):
+        metadata["stuff_colors"] = _colors(classes)
+    if any(entry.id != i for i, entry in enumerate(classes)):
+        metadata["stuff_dataset_id_to_contiguous_id"] = {e.id: i for i, e in enumerate(classes)}
+    return metadata
+
+
+def _panoptic_metadata(classes: tuple[Class, ...]) -> dict[str, Any]:
+    """Things and stuff share one list of classes, so that both evaluators serve."""
+    names = [entry.name for entry in classes]
+    ids = {entry.id: i for i, entry in enumerate(classes)}
+    metadata: dict[str, Any] = {"thing_classes": names, "stuff_classes": names}
+    if all(entry.color for entry in classes):
+        metadata.update(thing_colors=_colors(classes), stuff_colors=_colors(classes))
+    things = {entry.id: i for i, entry in enumerate(classes) if entry.is_thing}
+    metadata["thing_dataset_id_to_contiguous_id"] = things
+    metadata["stuff_dataset_id_to_contiguous_id"] = ids
+    return {**metadata, "json_file": None, "label_divisor": 1000}
+
+
+def _instance_metadata(classes: tuple[Class, ...]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"thing_classes": [entry.name for entry in classes]}
+    if all(entry.color for entry in classes):
+        metadata["thing_colors"] = _colors(classes)
+    ids = {entry.id: i for i, entry in enumerate(classes)}
+    return {**metadata, "thing_dataset_id_to_contiguous_id": ids}
+
+
+def _colors(classes: tuple[Class, ...]) -> list[list[int]]:
+    return [list(entry.color or ()) for entry in classes]
+
+
+_METADATA = {
+    "semantic": _semantic_metadata,
+    "panoptic": _panoptic_metadata,
+    "instance": _instance_metadata,
+}
+
+
+@cache
+def own_sets() -> list[DescribedSet]:
+    """The splits of the descriptions in the folder ``descriptions``."""
+    with as_file(files(__package__) / "descriptions") as folder:
+        found = [read_description(str(file)) for file in sorted(folder.glob("*.yaml"))]
+    return [row for description in found for row in _splits(description)]
+
+
+def _splits(description: Description) -> Iterator[DescribedSet]:
+    return (DescribedSet(description, split) for split in description.splits)
 
 
 def register_all() -> list[str]:
@@ -221,20 +245,54 @@ def register_all() -> list[str]:
     Returns:
         The names that another package had registered before; its registrations stay.
     """
-    taken = [row.name for row in DATASETS if row.name in DatasetCatalog]
-    for row in DATASETS:
+    taken = []
+    for row in own_sets():
         if row.name not in DatasetCatalog:
-            DatasetCatalog.register(row.name, row.load)
-            MetadataCatalog.get(row.name).set(**row.metadata())
-            refresh_paths(row)
+            _register(row)
+        elif registered_row(row.name) is None:
+            taken.append(row.name)
     _add_ade20k_colors()
-    return [name for name in taken if registered_row(name) is None]
+    return taken
 
 
-def registered_row(name: str) -> SemanticSet | PanopticSet | None:
-    """The row that serves a registered name; None if it is someone else's."""
+def register_descriptions(cfg: CfgNode) -> None:
+    """Adds the data sets of ``DATASETS.DESCRIPTIONS`` to the catalogs, once; done before any use.
+
+    Raises:
+        InputError: a description is missing or wrong, or a name is taken by another data set.
+    """
+    for file in cfg.DATASETS.get("DESCRIPTIONS", ()):
+        for row in _splits(read_description(os.path.abspath(os.path.expanduser(file)))):
+            if row.name not in DatasetCatalog:
+                _register(row)
+            elif registered_row(row.name) != row:
+                _replace(row)
+
+
+def _register(row: DescribedSet) -> None:
+    DatasetCatalog.register(row.name, row.load)
+    MetadataCatalog.get(row.name).set(**row.metadata())
+    refresh_paths(row)
+
+
+def _replace(row: DescribedSet) -> None:
+    """Registers a split again whose description has changed."""
+    before = registered_row(row.name)
+    if before is None or before.description.file != row.description.file:
+        other = "another package" if before is None else before.description.file
+        raise InputError(
+            f"{row.description.file}: the data set {row.name} is registered by {other} already; "
+            "change `name` of the description or of the split"
+        )
+    DatasetCatalog.remove(row.name)
+    MetadataCatalog.remove(row.name)
+    _register(row)
+
+
+def registered_row(name: str) -> DescribedSet | None:
+    """The described set that serves a registered name; None if it is someone else's."""
     row = getattr(DatasetCatalog[name], "__self__", None)
-    return row if isinstance(row, SemanticSet | PanopticSet) else None
+    return row if isinstance(row, DescribedSet) else None
 
 
 def _add_ade20k_colors() -> None:
@@ -258,17 +316,13 @@ def read_categories(table: str) -> list[dict[str, Any]]:
     return json.loads(source.read_text(encoding="utf-8"))
 
 
-def refresh_paths(row: SemanticSet | PanopticSet) -> dict[str, str]:
+def refresh_paths(row: DescribedSet) -> dict[str, str]:
     """Brings the paths in a data set's metadata up to date with ``DETECTRON2_DATASETS``."""
     metadata, paths = MetadataCatalog.get(row.name), row.paths()
     for key in paths.keys() & vars(metadata).keys():
         delattr(metadata, key)  # Metadata refuses to change a value
     metadata.set(**paths)
     return paths
-
-
-def _below_root(path: str) -> str:
-    return os.path.join(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), path)
 
 
 def check_paths(name: str, paths: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ from detectron2.data import transforms as T
 from ..errors import InputError
 from .augmentation import Augmentations, ColorJitter, ResizeShortestEdge
 from .checks import check_name
+from .datasets import register_descriptions
 
 _DETR_CROP_SIZES = [400, 500, 600]
 
@@ -33,6 +34,7 @@ def detr_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
 
 
 def _shared_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
+    register_descriptions(cfg)
     return {
         "is_train": is_train,
         "image_format": cfg.INPUT.FORMAT,
@@ -43,6 +45,7 @@ def _shared_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
 
 def evaluation_arguments(cfg: CfgNode) -> dict[str, Any]:
     """What the mapper for evaluation takes from a configuration: Detectron2's test sizes."""
+    register_descriptions(cfg)
     return {
         "augmentations": [_resize(cfg, is_train=False)],
         "image_format": cfg.INPUT.FORMAT,

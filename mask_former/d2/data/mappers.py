@@ -148,7 +148,8 @@ class MaskFormerSemanticDatasetMapper(TrainingMapper):
                 "alone, or set INPUT.DATASET_MAPPER_NAME to mask_former_instance"
             )
         file_name = _take(sample, "sem_seg_file_name")
-        labels = read_label_map(file_name, self.num_classes, self.ignore_label)
+        values = sample.pop("label_values", None)
+        labels = read_label_map(file_name, self.num_classes, self.ignore_label, values)
         check_same_size(file_name, labels, sample["file_name"], image)
         return Picture(image, labels)
 
@@ -285,6 +286,7 @@ class EvaluationMapper:
         sample = _image_alone(dataset_dict, self.image_format, self.augmentations)
         sample.pop("annotations", None)
         sample.pop("sem_seg_file_name", None)
+        sample.pop("label_values", None)
         return sample
 
 

@@ -7,9 +7,10 @@ augmentation could hide what is wrong with it.
 
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,6 +30,7 @@ _UNDECODABLE = (
     struct.error,
     Image.DecompressionBombError,
 )
+_UNLISTED = -1
 _LISTED = 10  # ids named in an error; a label map in the wrong format can have thousands
 
 
@@ -98,8 +100,64 @@ def read_image(sample: dict[str, Any], image_format: str) -> np.ndarray:
     return image
 
 
+class LabelValues(NamedTuple):
+    """What the values of label files stand for."""
+
+    labels: tuple[tuple[int, int], ...]
+    """Pairs of a value and its class id or ignore label."""
+    rest: int | None = None
+    """The label of all other values; None: they are refused."""
+    colors: bool = False
+    """Whether values are colours, as :func:`pack_color` makes numbers of them."""
+
+    def apply(self, file_name: str, values: np.ndarray) -> np.ndarray:
+        """Labels [H, W], int32, of the values [H, W] of a file.
+
+        Raises:
+            InputError: a value is not listed.
+        """
+        numbers, labels = _lookup(self)
+        outside = (values < 0) | (values >= len(numbers))
+        found = labels[numbers[np.where(outside, 0, values)]]
+        if outside.any():
+            found[outside] = labels[0]
+        if self.rest is None and (unlisted := found == _UNLISTED).any():
+            name = _color_name if self.colors else str
+            raise InputError(
+                f"label map {file_name} has values {listed(set(values[unlisted].tolist()), name)} "
+                "that the description of its data set does not list; add them to a class or to "
+                "`ignore`, or set `background: ignore`"
+            )
+        return found
+
+
+@cache
+def _lookup(values: LabelValues) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each value, 0 where it is not listed, and the label of each number."""
+    size, kind = (2**24 if values.colors else 2**16), np.uint16
+    numbers = np.zeros(size, kind)  # of the pages of zeros, only those that are read cost time
+    numbers[[value for value, _ in values.labels]] = range(1, len(values.labels) + 1)
+    others = _UNLISTED if values.rest is None else values.rest
+    return numbers, np.array([others, *(label for _, label in values.labels)], np.int32)
+
+
+def pack_color(value: int | tuple[int, int, int]) -> int:
+    """R + 256 G + 65536 B of a colour; a number as it is."""
+    if isinstance(value, int):
+        return value
+    red, green, blue = value
+    return red + 256 * green + 65536 * blue
+
+
+def _color_name(packed: int) -> str:
+    return str([packed % 256, packed // 256 % 256, packed // 65536])
+
+
 def read_label_map(
-    file_name: str, num_classes: int | None = None, ignore_label: int | None = None
+    file_name: str,
+    num_classes: int | None = None,
+    ignore_label: int | None = None,
+    values: LabelValues | None = None,
 ) -> np.ndarray:
     """A semantic label map: a file with one channel of class ids, a palette file included.
 
@@ -107,6 +165,7 @@ def read_label_map(
         file_name: an image file with 8, 16 or 32 bits a pixel.
         num_classes: K; ids must be 0..K-1. None checks no ids.
         ignore_label: the one other id that is allowed.
+        values: what the file's values stand for; None: they are class ids.
 
     Returns:
         [H, W]; uint8 where that holds the file's values and the ignore label, else int32.
@@ -114,17 +173,24 @@ def read_label_map(
     Raises:
         InputError: if the file is missing, broken, no index map, or has other ids.
     """
+    in_colors = values is not None and values.colors
     with naming(file_name, "label map"):
-        labels = detection_utils.read_image(file_name)
-    if labels.ndim != 2 or labels.dtype.kind not in "bui":
+        labels = detection_utils.read_image(file_name, "RGB" if in_colors else None)
+    if in_colors:
+        labels = rgb_to_id(labels)
+    elif labels.ndim != 2 or labels.dtype.kind not in "bui":
         found = "values of type " + str(labels.dtype)
         if labels.ndim != 2:
             found = f"{labels.shape[2]} channels (RGB, RGBA or alike)"
         raise InputError(
             f"label map {file_name} has {found}, but one channel of integer class ids is expected "
-            "(greyscale, palette or 16-bit); convert its colours to class ids"
+            "(greyscale, palette or 16-bit); convert its colours to class ids, or name them in the "
+            "description of the data set (`encoding: colors`)"
         )
-    is_narrow = labels.dtype.itemsize == 1 and 0 <= (ignore_label or 0) < 256
+    if values is not None:
+        labels = values.apply(file_name, labels)
+    is_narrow = labels.dtype.itemsize == 1 or values is not None
+    is_narrow = is_narrow and 0 <= (ignore_label or 0) < 256 and (num_classes or 0) < 256
     labels = labels.astype(np.uint8 if is_narrow else np.int32, copy=False)
     if num_classes is None:
         return labels
@@ -166,8 +232,8 @@ def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"
 
 
-def listed(ids: Collection[int]) -> str:
+def listed(ids: Collection[int], name: Callable[[int], str] = str) -> str:
     """The lowest ids for a message, and how many more there are."""
-    named = ", ".join(str(value) for value in sorted(ids)[:_LISTED])
+    named = ", ".join(name(value) for value in sorted(ids)[:_LISTED])
     more = len(ids) - _LISTED
     return f"{named} and {more} more" if more > 0 else named

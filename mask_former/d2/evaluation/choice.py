@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, cityscapes_evaluation
 
+from ..data.datasets import register_descriptions
 from ..errors import InputError
 from .cityscapes import (
     SharedCityscapesInstanceEvaluator,
@@ -51,6 +52,7 @@ def choose_evaluators(
     It raises as that does, but reads no file; also where a package is missing that an evaluator
     will need, so that a trainer knows before the first step.
     """
+    register_descriptions(cfg)
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type")
     if kind not in _EVALUATORS:

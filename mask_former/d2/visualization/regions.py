@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from torch import Tensor
 
+from ..data.datasets import register_descriptions
 from ..errors import InputError
 from .tracker import Tracker
 
@@ -57,6 +58,7 @@ def class_metadata(cfg: CfgNode) -> Metadata:
     Raises:
         InputError: the data set has other classes than the model.
     """
+    register_descriptions(cfg)
     name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused"
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     known = vars(MetadataCatalog.get(name))

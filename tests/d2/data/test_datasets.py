@@ -12,9 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES, COCO_CATEGORIES
 
 from mask_former.d2.data.datasets import (
-    DATASETS,
-    PanopticSet,
-    SemanticSet,
+    DescribedSet,
+    own_sets,
     read_categories,
     refresh_paths,
     register_all,
@@ -45,15 +44,15 @@ def keys_of(name: str) -> set[str]:
 
 def test_registering_again_changes_nothing():
     before = {name: DatasetCatalog[name] for name in DatasetCatalog.list()}
-    metadata = {row.name: MetadataCatalog.get(row.name).as_dict() for row in DATASETS}
+    metadata = {row.name: MetadataCatalog.get(row.name).as_dict() for row in own_sets()}
 
     assert register_all() == []
     assert {name: DatasetCatalog[name] for name in DatasetCatalog.list()} == before
-    assert {row.name: MetadataCatalog.get(row.name).as_dict() for row in DATASETS} == metadata
+    assert {row.name: MetadataCatalog.get(row.name).as_dict() for row in own_sets()} == metadata
 
 
 def test_names():
-    assert {row.name for row in DATASETS} == {
+    assert {row.name for row in own_sets()} == {
         *(f"camvid_sem_seg_{split}" for split in ("train", "val", "test")),
         *(f"shapes_panoptic_{split}" for split in ("train", "val", "dev")),
         *(f"ade20k_full_sem_seg_{split}" for split in ("train", "val")),
@@ -61,12 +60,12 @@ def test_names():
         *(f"coco_2017_{split}_stuff_10k_sem_seg" for split in ("train", "test")),
         *(f"mapillary_vistas_sem_seg_{split}" for split in ("train", "val")),
     }
-    assert all(registered_row(row.name) is not None for row in DATASETS)
+    assert all(registered_row(row.name) is not None for row in own_sets())
     assert registered_row("ade20k_sem_seg_train") is None
 
 
-@pytest.mark.parametrize("row", DATASETS, ids=lambda row: row.name)
-def test_numbers_of_classes_and_ignore_labels(row: SemanticSet | PanopticSet):
+@pytest.mark.parametrize("row", own_sets(), ids=lambda row: row.name)
+def test_numbers_of_classes_and_ignore_labels(row: DescribedSet):
     metadata = MetadataCatalog.get(row.name)
     (kind,) = [kind for kind in NUM_CLASSES if kind in row.name]
 

@@ -11,7 +11,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mask_former.d2.data.datasets import SemanticSet
+from mask_former.d2.data.datasets import own_sets
 from mask_former.d2.data.mappers import (
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
@@ -260,10 +260,7 @@ def test_real_camvid(cfg, datasets_root: Path, monkeypatch: pytest.MonkeyPatch):
     if not (datasets_root / "camvid").is_dir():
         pytest.skip("no CamVid")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(datasets_root))
-    row = SemanticSet(
-        "camvid_sem_seg_val", "camvid/images/val", "camvid/annotations/val", "camvid_11", 11
-    )
-    samples = row.load()
+    samples = next(row for row in own_sets() if row.name == "camvid_sem_seg_val").load()
     cfg.INPUT.CROP.ENABLED = False
     cfg.INPUT.SIZE_DIVISIBILITY = -1
     mapper = MaskFormerSemanticDatasetMapper(cfg, True)
