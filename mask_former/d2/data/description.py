@@ -213,7 +213,7 @@ def _read_root(file: str, root: Any) -> str | None:
 
 def _read_classes(file: str, content: Any, has_colors: bool) -> tuple[Class, ...]:
     if isinstance(content, str):
-        content = read_class_file(os.path.join(os.path.dirname(file), content))
+        content = read_class_file(os.path.join(os.path.dirname(file), content), file)
     if not isinstance(content, list):
         raise InputError(
             f"{file}: classes is {content!r}; give a list of names or maps, or the name of a JSON"
@@ -221,13 +221,17 @@ def _read_classes(file: str, content: Any, has_colors: bool) -> tuple[Class, ...
     return tuple(_read_class(file, i, entry, has_colors) for i, entry in enumerate(content))
 
 
-def read_class_file(path: str) -> list[dict[str, Any]]:
+def read_class_file(path: str, named_by: str) -> list[dict[str, Any]]:
     """The classes of a JSON: a list, or the ``categories`` of COCO's format.
+
+    Args:
+        path: the file.
+        named_by: the description, for errors.
 
     Returns:
         For each class what a description may say about it; other keys are left out.
     """
-    with naming(path, "list of classes"), open(path, encoding="utf-8") as stream:
+    with naming(path, f"list of classes of {named_by},"), open(path, encoding="utf-8") as stream:
         content = json.load(stream)
     entries = content.get("categories") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

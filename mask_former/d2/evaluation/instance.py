@@ -1,5 +1,7 @@
 """Instance evaluation: Detectron2's of COCO, also of the things of a panoptic data set."""
 
+import contextlib
+import io
 import logging
 from typing import Any
 
@@ -7,6 +9,8 @@ import torch
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Instances
+
+from .described import described_instances
 
 _logger = logging.getLogger(__name__)
 
@@ -22,6 +26,9 @@ class InstanceEvaluator(COCOEvaluator):
 
     def __init__(self, dataset_name: str, output_dir: str) -> None:
         super().__init__(dataset_name, output_dir=output_dir)
+        self._coco_api.dataset = described_instances(dataset_name, self._coco_api.dataset)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._coco_api.createIndex()
         ids = sorted(self._coco_api.getCatIds())
         contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
         contiguous = contiguous or {category: i for i, category in enumerate(ids)}

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 
 from ..data.annotations import read_panoptic_map
 from ..errors import InputError
+from .described import described_panoptic
 
 _logger = logging.getLogger(__name__)
 
@@ -53,8 +54,12 @@ class CheckedPanopticEvaluator(COCOPanopticEvaluator):
             return {}
         with open(self._metadata.panoptic_json, encoding="utf-8") as file:
             truth = json.load(file)
-        pairs = self._pairs(truth["annotations"], predictions)
-        qualities = self._qualities(pairs, {entry["id"]: entry for entry in truth["categories"]})
+        with tempfile.TemporaryDirectory(prefix="panoptic_truth") as folder:
+            root = self._metadata.panoptic_root
+            truth, root = described_panoptic(self._name, truth, root, folder)
+            pairs = self._pairs(truth["annotations"], predictions)
+            categories = {entry["id"]: entry for entry in truth["categories"]}
+            qualities = self._qualities(pairs, categories, root)
         self._save({**truth, "annotations": predictions})
         _print_panoptic_results(qualities)
         return {"panoptic_seg": _panoptic_result(qualities)}
@@ -77,7 +82,7 @@ class CheckedPanopticEvaluator(COCOPanopticEvaluator):
         return [(entry, found[entry["image_id"]]) for entry in truth]
 
     def _qualities(
-        self, pairs: list[tuple[dict, dict]], categories: dict[int, dict]
+        self, pairs: list[tuple[dict, dict]], categories: dict[int, dict], root: str
     ) -> dict[str, dict[str, float]]:
         """``pq``, ``sq``, ``rq``, 0..1, and the number of classes ``n``, by group of classes."""
         from panopticapi.evaluation import pq_compute_multi_core
@@ -86,9 +91,7 @@ class CheckedPanopticEvaluator(COCOPanopticEvaluator):
             for _, prediction in pairs:
                 Path(folder, prediction["file_name"]).write_bytes(prediction["png_string"])
             with contextlib.redirect_stdout(io.StringIO()):
-                count = pq_compute_multi_core(
-                    pairs, self._metadata.panoptic_root, folder, categories
-                )
+                count = pq_compute_multi_core(pairs, root, folder, categories)
         groups = {"All": None, "Things": True, "Stuff": False}
         return {
             group: self._average(count, categories, group, isthing)

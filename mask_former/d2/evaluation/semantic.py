@@ -1,13 +1,16 @@
 """Semantic evaluation: Detectron2's, of scores or of label maps, against checked labels."""
 
 import logging
+import tempfile
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
+from PIL import Image
 
 from ..data import reading
+from ..data.datasets import registered_row
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +37,18 @@ class TakesLabels(DatasetEvaluator):
 
 
 class CheckedSemSegEvaluator(TakesLabels, SemSegEvaluator):
-    """Detectron2's evaluator, which itself counts a label outside the classes as another class."""
+    """Detectron2's evaluator, which itself counts a label outside the classes as another class.
+
+    Args:
+        dataset_name: a registered data set; where a description tells what the values of its label
+            files stand for, they are read as labels.
+        options: Detectron2's.
+    """
+
+    def __init__(self, dataset_name: str, **options: Any) -> None:
+        super().__init__(dataset_name, **options)
+        row = registered_row(dataset_name)
+        self._values = None if row is None else row.description.label_values()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Adds the predictions of a batch.
@@ -42,13 +56,26 @@ class CheckedSemSegEvaluator(TakesLabels, SemSegEvaluator):
         Raises:
             InputError: a label map is missing, broken, of another size or has other ids.
         """
-        for sample in inputs:
-            image_file = sample["file_name"]
-            label_file = self.input_file_to_gt_file[image_file]
-            labels = reading.read_label_map(label_file, self._num_classes, self._ignore_label)
-            image = np.empty((sample["height"], sample["width"]), bool)  # only its size counts
-            reading.check_same_size(label_file, labels, image_file, image)
-        super().process(inputs, outputs)
+        as_they_lie = self.input_file_to_gt_file
+        with tempfile.TemporaryDirectory(prefix="label_maps") as folder:
+            checked = {sample["file_name"]: self._checked(sample, folder) for sample in inputs}
+            self.input_file_to_gt_file = checked
+            super().process(inputs, outputs)
+        self.input_file_to_gt_file = as_they_lie
+
+    def _checked(self, sample: dict[str, Any], folder: str) -> str:
+        """The label map of a sample; a copy with labels where its file holds other values."""
+        image_file = sample["file_name"]
+        label_file = self.input_file_to_gt_file[image_file]
+        classes, ignored = self._num_classes, self._ignore_label
+        labels = reading.read_label_map(label_file, classes, ignored, self._values)
+        image = np.empty((sample["height"], sample["width"]), bool)  # only its size counts
+        reading.check_same_size(label_file, labels, image_file, image)
+        if self._values is None:
+            return label_file
+        _, copy = tempfile.mkstemp(suffix=".tif", dir=folder)
+        Image.fromarray(labels).save(copy)
+        return copy
 
     def evaluate(self) -> dict[str, Any] | None:
         """The results; NaN, and one line, if no pixel of any label map has a class."""
