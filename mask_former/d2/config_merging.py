@@ -124,8 +124,7 @@ def read_yaml(filename: str, what: str = "configuration") -> dict[str, Any]:
 def _anchored(content: dict[str, Any], filename: str) -> dict[str, Any]:
     """The content with the paths of descriptions of data sets that lie beside the file."""
     section = content.get("DATASETS")
-    paths = section.get("DESCRIPTIONS") if isinstance(section, dict) else None
-    if isinstance(paths, list):
+    if isinstance(section, dict) and isinstance(paths := section.get("DESCRIPTIONS"), list):
         beside = [os.path.join(os.path.dirname(filename), str(path)) for path in paths]
         pairs = zip(paths, beside, strict=True)
         section["DESCRIPTIONS"] = [

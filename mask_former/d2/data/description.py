@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from ..config_merging import read_yaml
 from ..errors import InputError, did_you_mean
-from .reading import LabelValues, naming, pack_color
+from .reading import LabelValues, naming, pack_color, unpack_color
 
 TASKS = ("semantic", "panoptic", "instance")
 _KEYS = ("name", "task", "root", "classes", "ignore", "ignore_label", "background", "encoding")
@@ -35,8 +35,6 @@ _ROOT_VARIABLE = "$DETECTRON2_DATASETS"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _DEFAULT_IGNORE, _WIDE_IGNORE = 255, 65535  # of 8 and of 16 bits
 
-Value = int | tuple[int, int, int]
-
 
 class Class(NamedTuple):
     """A class; its index in the description is its contiguous id."""
@@ -44,8 +42,9 @@ class Class(NamedTuple):
     name: str
     id: int
     """Its id in results, and in the JSON of panoptic and instance data."""
-    values: tuple[Value, ...]
-    """What label files, or the ``category_id`` of a JSON, hold for it."""
+    values: tuple[int, ...]
+    """What label files, or the ``category_id`` of a JSON, hold for it; of colours, see
+    :func:`mask_former.d2.data.reading.pack_color`."""
     color: tuple[int, int, int] | None
     is_thing: bool
 
@@ -81,7 +80,7 @@ class Description(NamedTuple):
     name: str
     task: str
     classes: tuple[Class, ...]
-    ignore: tuple[Value, ...]
+    ignore: tuple[int, ...]
     ignore_label: int
     """The label, in memory, of pixels that nobody is trained on."""
     ignores_rest: bool
@@ -105,8 +104,8 @@ class Description(NamedTuple):
 
     def label_values(self) -> LabelValues | None:
         """How values of label files become labels; None where they are labels already."""
-        classes = {pack_color(v): i for i, entry in enumerate(self.classes) for v in entry.values}
-        ignored = {pack_color(value): self.ignore_label for value in self.ignore}
+        classes = self._values()
+        ignored = dict.fromkeys(self.ignore, self.ignore_label)
         rest = self.ignore_label if self.ignores_rest else self.rest
         table = {**classes, **ignored}
         are_labels = self.ignore_label in self.ignore and all(k == v for k, v in table.items())
@@ -116,9 +115,10 @@ class Description(NamedTuple):
 
     def categories(self) -> dict[int, int | None]:
         """The class of each ``category_id`` of a JSON; None where it is ignored."""
-        ignored = dict.fromkeys(self.ignore)
-        classes = {value: i for i, entry in enumerate(self.classes) for value in entry.values}
-        return {**ignored, **classes}
+        return {**dict.fromkeys(self.ignore), **self._values()}
+
+    def _values(self) -> dict[int, int]:
+        return {value: i for i, entry in enumerate(self.classes) for value in entry.values}
 
 
 def datasets_root() -> str:
@@ -278,11 +278,12 @@ def _read_color(file: str, where: str, color: Any) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _read_values(file: str, where: str, values: Any, has_colors: bool) -> tuple[Value, ...]:
+def _read_values(file: str, where: str, values: Any, has_colors: bool) -> tuple[int, ...]:
     if not isinstance(values, list):
         raise InputError(f"{file}: {where} is {values!r}; give a list")
     if has_colors:
-        return tuple(_read_color(file, f"an entry of {where}", value) for value in values)
+        colors = [_read_color(file, f"an entry of {where}", value) for value in values]
+        return tuple(map(pack_color, colors))
     if wrong := [value for value in values if type(value) is not int or value < 0]:
         raise InputError(
             f"{file}: {where} has {wrong[0]!r}; give numbers from 0 on, or, with `encoding: "
@@ -338,14 +339,15 @@ def _check_unambiguous(description: Description) -> None:
     """Refuses names, ids and values that stand twice."""
     file, classes = description.file, description.classes
     values = [value for entry in classes for value in entry.values] + list(description.ignore)
+    named = map(unpack_color, values) if description.has_colors else values
     for what, found in (
         ("name", [entry.name for entry in classes]),
-        ("id", [entry.id for entry in classes]),
-        ("value", values),
+        ("id", [str(entry.id) for entry in classes]),
+        ("value", [str(value) for value in named]),
     ):
         if twice := [each for each in dict.fromkeys(found) if found.count(each) > 1]:
             raise InputError(
-                f"{file}: the {what} {twice[0]!r} stands more than once among classes and ignore; "
+                f"{file}: the {what} {twice[0]} stands more than once among classes and ignore; "
                 "each may stand once"
             )
     merged = [entry.name for entry in classes if len(entry.values) > 1 and not entry.is_thing]

@@ -122,7 +122,7 @@ class LabelValues(NamedTuple):
         if outside.any():
             found[outside] = labels[0]
         if self.rest is None and (unlisted := found == _UNLISTED).any():
-            name = _color_name if self.colors else str
+            name = (lambda value: str(unpack_color(value))) if self.colors else str
             raise InputError(
                 f"label map {file_name} has values {listed(set(values[unlisted].tolist()), name)} "
                 "that the description of its data set does not list; add them to a class or to "
@@ -141,16 +141,15 @@ def _lookup(values: LabelValues) -> tuple[np.ndarray, np.ndarray]:
     return numbers, np.array([others, *(label for _, label in values.labels)], np.int32)
 
 
-def pack_color(value: int | tuple[int, int, int]) -> int:
-    """R + 256 G + 65536 B of a colour; a number as it is."""
-    if isinstance(value, int):
-        return value
-    red, green, blue = value
+def pack_color(color: tuple[int, int, int]) -> int:
+    """R + 256 G + 65536 B of a colour."""
+    red, green, blue = color
     return red + 256 * green + 65536 * blue
 
 
-def _color_name(packed: int) -> str:
-    return str([packed % 256, packed // 256 % 256, packed // 65536])
+def unpack_color(value: int) -> list[int]:
+    """The colour [R, G, B] of a number; see :func:`pack_color`."""
+    return [value % 256, value // 256 % 256, value // 65536]
 
 
 def read_label_map(

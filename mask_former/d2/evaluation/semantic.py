@@ -45,6 +45,8 @@ class CheckedSemSegEvaluator(TakesLabels, SemSegEvaluator):
         options: Detectron2's.
     """
 
+    input_file_to_gt_file: dict[str, str]
+
     def __init__(self, dataset_name: str, **options: Any) -> None:
         super().__init__(dataset_name, **options)
         row = registered_row(dataset_name)
