@@ -32,8 +32,12 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from mask_former.d2.allocation import keep_freed_memory
 from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer
 from mask_former.d2.config import load_config
+from mask_former.d2.data.preparing import telling_errors
+from mask_former.d2.describing.command import add_arguments, tell
+from mask_former.d2.describing.describe import Request, describe
 from mask_former.d2.errors import InputError
 from mask_former.d2.fuse_norms import optimize_for_inference
+from mask_former.d2.run.dry_run import dry_run
 from mask_former.d2.run.files import replacing
 from mask_former.d2.run.processes import join_group, launched_by_torchrun, run_processes
 from mask_former.d2.run.terminal import open_logs
@@ -70,7 +74,35 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="share a batch among N processes on the CPU",
     )
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="train on a folder of your own pictures and annotations: describe it in OUTPUT_DIR/"
+        "data, as tools/describe_dataset.py does, and go on with the configuration filled there",
+    )
+    add_arguments(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what the run would be, after two iterations that nothing keeps",
+    )
     return parser
+
+
+def use_data(args: argparse.Namespace) -> None:
+    """Describes the folder of ``--data`` and takes the configuration that is filled for it."""
+    output = os.path.join(load_config(args.config_file or None, args.opts).OUTPUT_DIR, "data")
+    config = Path(output, "config.yaml")
+    if not launched_by_torchrun():  # else the launcher has done it
+        choices = (args.from_scratch, args.ignore, args.names)
+        request = Request(args.data, output, args.config_file or None, args.opts, *choices)
+        described = describe(request, str(Path(__file__).resolve().parent / "configs"))
+        print(tell(described))
+        if described.config is None:
+            sys.exit(f"error: the data have errors, see {described.report}; nothing is trained")
+    elif not config.is_file():
+        raise InputError(f"{config} is not there; run tools/describe_dataset.py --output {output}")
+    args.config_file = str(config)
 
 
 def load_options(args: argparse.Namespace) -> LoadOptions:
@@ -115,6 +147,8 @@ def main(args: argparse.Namespace) -> Any:
     trainer = Trainer(cfg)
     trainer.checkpointer.options = load_options(args)
     trainer.resume_or_load(resume=args.resume)
+    if getattr(args, "dry_run", False):
+        return print(dry_run(trainer))
     save_config(trainer.cfg)
     return trainer.train()
 
@@ -224,4 +258,7 @@ if __name__ == "__main__":
     keep_freed_memory()
     arguments = argument_parser().parse_args()
     check_processes(arguments)
+    if arguments.data is not None:
+        with telling_errors():
+            use_data(arguments)
     launch_run(arguments)

@@ -31,6 +31,7 @@ _UNDECODABLE = (
     Image.DecompressionBombError,
 )
 _UNLISTED = -1
+_LYING = range(5, 9)  # orientations of EXIF in which width and height change places
 _LISTED = 10  # ids named in an error; a label map in the wrong format can have thousands
 
 
@@ -59,6 +60,18 @@ def naming(file_name: str, what: str) -> Iterator[None]:
             f"{what} {file_name} cannot be read ({reason}): it is truncated or in another format; "
             "replace the file, or take it out of the data set"
         ) from error
+
+
+def picture_size(file_name: str) -> tuple[int, int]:
+    """Height and width of a picture as it is displayed, from its header alone.
+
+    Raises:
+        InputError: the file is missing or broken.
+    """
+    with naming(file_name, "image"), Image.open(file_name) as image:
+        width, height = image.size
+        lies = image.getexif().get(0x112) in _LYING
+        return (width, height) if lies else (height, width)
 
 
 def read_picture(file_name: str, image_format: str) -> np.ndarray:

@@ -16,16 +16,14 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.data.common import DatasetFromList
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.reading import naming
+from ..data.reading import picture_size
 from ..errors import InputError
 from .randomness import reseeded
 
 Sample = dict[str, Any]
 Mapper = Callable[[Sample], Sample | None]
-_LYING = range(5, 9)  # orientations of EXIF in which width and height change places
 
 
 class OrderedLoader:
@@ -91,7 +89,7 @@ class OrderedLoader:
             width, height = sample.get("width"), sample.get("height")
             if width is None or height is None:
                 try:
-                    width, height = _picture_size(sample["file_name"])
+                    height, width = picture_size(sample["file_name"])
                 except InputError:  # the mapper will say so, in the batch of the picture
                     width = height = 0
             self._wide[index] = width > height
@@ -110,12 +108,6 @@ class _Mapped(Dataset[Sample]):
             while (sample := self._mapper(self._samples[index])) is None:
                 index = random.randrange(len(self._samples))
         return sample
-
-
-def _picture_size(file_name: str) -> tuple[int, int]:
-    with naming(file_name, "image"), Image.open(file_name) as image:
-        size = image.size
-        return size[::-1] if image.getexif().get(0x112) in _LYING else size
 
 
 def build_train_loader(cfg: CfgNode, mapper: Mapper) -> OrderedLoader:

@@ -1,0 +1,149 @@
+"""A folder of files made ready to train on: its description, a report, and a configuration."""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+
+from ..config import load_config
+from ..data.counting import SplitSurvey
+from ..data.description import Description, read_description
+from ..data.survey import Survey, survey
+from ..errors import InputError
+from ..run.files import replacing
+from ..visualization.survey_report import write_report
+from .filling import Choices, Facts, config_text, fill
+from .recognition import description_text, recognize
+
+_BASES = {
+    "semantic": "ade20k-150/maskformer_R50_bs16_160k.yaml",
+    "panoptic": "ade20k-150-panoptic/maskformer_panoptic_R50_bs16_720k.yaml",
+    "instance": "ade20k-150/maskformer_R50_bs16_160k.yaml",
+}
+_TIMEOUT_S = 20  # of a server that does not answer
+
+
+class Request(NamedTuple):
+    """What a user asks for."""
+
+    folder: str
+    output: str
+    """Where the files go; made if it is not there."""
+    base: str | None = None
+    """A configuration to start from; None: the smallest published one for the task."""
+    opts: Sequence[Any] = ()
+    """KEY VALUE pairs that override it."""
+    from_scratch: bool = False
+    ignore: Sequence[int] = ()
+    """Values of label files that nobody is trained on."""
+    names: str | None = None
+    """A file of class names."""
+    workers: int | None = None
+
+
+class Described(NamedTuple):
+    """The files that were written."""
+
+    description: str
+    config: str | None
+    """None: the data have errors."""
+    report: str
+    survey: Survey
+    notes: list[str]
+
+
+def describe(request: Request, configs: str) -> Described:
+    """Describes a folder, reads all of it, and fills a configuration.
+
+    A description that lies in the folder, or in the output folder from before, is taken as it is;
+    a configuration from before is kept as well.
+
+    Args:
+        request: what is asked for.
+        configs: the folder of the published configurations.
+
+    Raises:
+        InputError: nothing known lies in the folder, or base, names or weights are wrong.
+    """
+    output = os.path.abspath(os.path.expanduser(request.output))
+    folder = os.path.abspath(os.path.expanduser(request.folder))
+    os.makedirs(output, exist_ok=True)
+    file, notes = _description_file(folder, output, request)
+    description = read_description(file)
+    base = request.base or os.path.join(configs, _BASES[description.task])
+    cfg = load_config(base, request.opts)
+    notes += _check_weights(cfg, request)
+    found = survey(description, output, request.workers)
+    report = os.path.join(output, "report.html")
+    write_report(found, Path(report))
+    if found.has_errors:
+        return Described(file, None, report, found, notes)
+    config = Path(output, "config.yaml")
+    if config.is_file():
+        notes.append(f"{config} is kept as it is; take it away to have it filled anew")
+        return Described(file, str(config), report, found, notes)
+    choices = Choices(request.from_scratch, request.base is not None, _is_mask_former(cfg))
+    entries = fill(description, _facts(description, found.training), cfg, choices)
+    with replacing(config) as stream:
+        stream.write(config_text(os.path.relpath(base, output), entries).encode())
+    return Described(file, str(config), report, found, notes)
+
+
+def _description_file(folder: str, output: str, request: Request) -> tuple[str, list[str]]:
+    for place in (output, folder):
+        file = Path(place, "dataset.yaml")
+        if file.is_file():
+            return str(file), [f"{file} describes the data already; take it away to have it anew"]
+    recognized = recognize(folder, output, request.ignore, request.names)
+    file = Path(output, "dataset.yaml")
+    with replacing(file) as stream:
+        stream.write(description_text(recognized).encode())
+    return str(file), recognized.notes
+
+
+def _facts(description: Description, training: SplitSurvey) -> Facts:
+    if training.heights is None or training.widths is None or training.segments is None:
+        raise InputError(f"{description.file}: the split {training.name} has no labelled pictures")
+    return Facts(
+        training.labelled,
+        training.heights.median,
+        training.widths.median,
+        training.segments.maximum,
+    )
+
+
+def _check_weights(cfg: CfgNode, request: Request) -> list[str]:
+    """A note where the weights to start from cannot be had."""
+    weights = cfg.MODEL.WEIGHTS
+    if request.from_scratch or not weights:
+        return []
+    try:
+        with _not_waiting():
+            PathManager.get_local_path(weights)
+    except (OSError, ValueError, AssertionError) as error:  # as its handlers refuse
+        reason = " ".join(str(error).split())
+        return [
+            f"the weights to start from, {weights}, cannot be fetched ({reason}): name a file by "
+            "MODEL.WEIGHTS, or train from scratch with --from-scratch"
+        ]
+    return []
+
+
+@contextmanager
+def _not_waiting() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _is_mask_former(cfg: CfgNode) -> bool:
+    """Whether the weights to start from are a whole model's, by their name."""
+    return "maskformer" in os.path.basename(cfg.MODEL.WEIGHTS).lower().replace("_", "")

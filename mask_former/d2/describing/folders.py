@@ -1,0 +1,236 @@
+"""Which pictures and label maps of a folder belong together: roles and splits by name."""
+
+import bisect
+import itertools
+import os
+import re
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
+from ..data.pairing import LABEL_EXTENSIONS, PICTURE_EXTENSIONS, walk
+
+_ROLES = {
+    "images": "image images img imgs jpegimages leftimg8bit rgb photo photos picture pictures",
+    "labels": (
+        "label labels mask masks annotation annotations annot ann anns gt gtfine groundtruth seg "
+        "segmentation segmentations segmentationclass semantic target targets"
+    ),
+}
+_SPLITS = {"train": "train training", "val": "val valid validation dev", "test": "test testing"}
+_WORDS = {
+    word: (kind, meaning)
+    for kind, table in (("role", _ROLES), ("split", _SPLITS))
+    for meaning, words in table.items()
+    for word in words.split()
+}
+_GLUED = re.compile(rf"({'|'.join(_WORDS)})({'|'.join(_WORDS)})")  # as in trainannot
+# Of several label maps of a picture, as Cityscapes has them, the first of these is taken.
+_PREFERRED = ("labeltrainids", "labelids", "mask", "label", "seg", "gt")
+
+
+class File(NamedTuple):
+    """A file of a folder, and what the names of its folders say."""
+
+    path: str
+    """Below the folder."""
+    role: str | None
+    """``"images"`` or ``"labels"``."""
+    split: str | None
+    root: str | None
+    """The folders that say role and split, and all above them; None: a list says the split."""
+    rest: str
+    """The path without extension, and without the folders that say role or split."""
+    size: int = 0
+    """Bytes."""
+
+
+class Found(NamedTuple):
+    """The pictures of a split and their label maps."""
+
+    pairs: list[tuple[str, str | None]]
+    """Paths below the folder, in the order of the pictures' names."""
+    images: str
+    """The folder below which all pictures lie."""
+    labels: str
+    """The folder below which all label maps lie."""
+    image_suffix: str
+    label_suffix: str
+    is_regular: bool
+    """Whether the two folders and the suffixes alone give the pairs; else a list must."""
+
+
+def find_splits(folder: str) -> dict[str, Found]:
+    """The pairs of a folder by split; those of no split under ``""``. None: no label map is there.
+
+    Args:
+        folder: searched with all its folders.
+    """
+    extensions = tuple(dict.fromkeys(PICTURE_EXTENSIONS + LABEL_EXTENSIONS))
+    files = [_file(folder, path) for path in sorted(walk(folder, extensions))]
+    images, labels = _by_role(files)
+    listed = _listed_splits(folder)
+    images, labels = ([_resplit(file, listed) for file in each] for each in (images, labels))
+    suffixes = _suffixes(images, labels)
+    splits = {}
+    for split in dict.fromkeys(file.split or "" for file in images):
+        ours = [file for file in images if (file.split or "") == split]
+        theirs = [file for file in labels if (file.split or "") == split]
+        splits[split] = _paired(ours, theirs, *suffixes)
+    is_labelled = any(labels for found in splits.values() for _, labels in found.pairs)
+    return {split: found for split, found in splits.items() if found.pairs} if is_labelled else {}
+
+
+def _file(folder: str, path: str) -> File:
+    parts = path.split(os.sep)
+    role = split = None
+    rest, depth = [], 0
+    for i, part in enumerate(parts[:-1]):
+        meanings = dict(_WORDS[word] for word in _words(part) if word in _WORDS)
+        role, split = meanings.get("role", role), meanings.get("split", split)
+        if meanings:
+            depth = i + 1
+        else:
+            rest.append(part)
+    stem = os.path.splitext(parts[-1])[0]
+    return File(
+        path,
+        role,
+        split,
+        os.path.join(*parts[:depth], ""),
+        os.path.join(*rest, stem),
+        os.path.getsize(os.path.join(folder, path)),
+    )
+
+
+def _listed_splits(folder: str) -> dict[str, str]:
+    """The split of each stem that a text file lists, as VOC's ``Segmentation/train.txt`` does."""
+    found = {}
+    for path in walk(folder, (".txt",)):
+        split = _WORDS.get(os.path.splitext(os.path.basename(path))[0].lower(), ("", ""))
+        if split[0] != "split":
+            continue
+        with open(os.path.join(folder, path), encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if words := line.split():
+                    found[os.path.splitext(os.path.basename(words[0]))[0]] = split[1]
+    return found
+
+
+def _resplit(file: File, listed: dict[str, str]) -> File:
+    split = listed.get(os.path.splitext(os.path.basename(file.path))[0])
+    return (
+        file if split is None or file.split is not None else file._replace(split=split, root=None)
+    )
+
+
+def _words(part: str) -> list[str]:
+    words = re.findall(r"[a-z0-9]+", part.lower())
+    glued = [_GLUED.fullmatch(word) for word in words]
+    return [w for word, match in zip(words, glued, strict=True) for w in _halves(word, match)]
+
+
+def _halves(word: str, match: re.Match[str] | None) -> list[str]:
+    # "2017" of train2017 says nothing.
+    return list(match.groups()) if match else [word, word.rstrip("0123456789")]
+
+
+def _by_role(files: list[File]) -> tuple[list[File], list[File]]:
+    """Pictures and label maps."""
+    images = [file for file in files if file.role == "images"]
+    labels = [file for file in files if file.role == "labels"]
+    others = [file for file in files if file.role is None]
+    if images and not labels:
+        labels = [file for file in others if file.path.lower().endswith(LABEL_EXTENSIONS)]
+    elif not images and labels:
+        images = others or labels  # side by side in one folder, told apart by a suffix
+        labels = labels if others else _lossless(labels)
+    elif not images:
+        images, labels = _unnamed(others)
+    return [f for f in images if f.path.lower().endswith(PICTURE_EXTENSIONS)], _lossless(labels)
+
+
+def _lossless(files: list[File]) -> list[File]:
+    return [file for file in files if file.path.lower().endswith(LABEL_EXTENSIONS)]
+
+
+def _unnamed(files: list[File]) -> tuple[list[File], list[File]]:
+    """Pictures and label maps whose folders say nothing.
+
+    Two folders with the same names hold one kind each: photographs are seldom lossless, and if both
+    are, label maps are the smaller files. Else both lie side by side.
+    """
+    folders: dict[str, list[File]] = defaultdict(list)
+    for file in files:
+        top, _, rest = file.rest.partition(os.sep)
+        folders[top if rest else ""].append(file._replace(root=f"{top}/", rest=rest or file.rest))
+    if len(folders) != 2 or "" in folders:
+        return files, _lossless(files)
+    one, two = folders.values()
+    if not {file.rest for file in one} & {file.rest for file in two}:
+        return files, _lossless(files)
+    images, labels = sorted((one, two), key=lambda f: len(_lossless(f)) / len(f))
+    if len(_lossless(images)) == len(images):
+        images, labels = sorted((one, two), key=lambda f: -sum(file.size for file in f))
+    return images, labels
+
+
+def _suffixes(images: list[File], labels: list[File]) -> tuple[str, str]:
+    """The ends of stems that are left off before pictures and label maps are compared."""
+    paths = {file.rest: file.path for file in images}
+    common = sum(paths.get(file.rest, file.path) != file.path for file in labels)
+    if 2 * common >= min(len(images), len(labels)):
+        return "", ""
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for rest in sorted(paths):
+        by_folder[os.path.dirname(rest)].append(rest)
+    votes: Counter[tuple[str, str]] = Counter()
+    for file in labels:
+        rest = _nearest(file.rest, by_folder[os.path.dirname(file.rest)])
+        if rest is not None and (prefix := _shared(rest, file.rest)):
+            votes[rest[len(prefix) :], file.rest[len(prefix) :]] += 1
+    possible = [pair for pair in votes if pair[0] != pair[1]]
+    most = max((votes[pair] for pair in possible), default=0)
+    best = [pair for pair in possible if votes[pair] >= 0.9 * most]
+    return min(best, key=_preference, default=("", ""))
+
+
+def _nearest(rest: str, stems: list[str]) -> str | None:
+    """Of sorted names, the one that shares the longest beginning with that of a label map."""
+    place = bisect.bisect_left(stems, rest)
+    near = [stem for stem in stems[max(place - 1, 0) : place + 2] if stem != rest]
+    return max(near, key=lambda stem: len(_shared(stem, rest)), default=None)
+
+
+def _shared(one: str, two: str) -> str:
+    """The beginning that two names share, up to where a part of a name begins that differs."""
+    pairs = zip(one, two, strict=False)
+    prefix = "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return prefix if prefix in (one, two) else re.sub(r"[_\-. ]*[^_\-. /]*$", "", prefix)
+
+
+def _preference(pair: tuple[str, str]) -> tuple[int, int, str]:
+    words = pair[1].lower()
+    ranks = [i for i, word in enumerate(_PREFERRED) if word in words]
+    return (min(ranks, default=len(_PREFERRED)), len(words), words)
+
+
+def _paired(images: list[File], labels: list[File], image_suffix: str, label_suffix: str) -> Found:
+    maps = {f.rest.removesuffix(label_suffix): f for f in labels if f.rest.endswith(label_suffix)}
+    pictures = {
+        f.rest.removesuffix(image_suffix): f
+        for f in images
+        if f.rest.endswith(image_suffix) and not (label_suffix and f.rest.endswith(label_suffix))
+    }
+    pairs = [
+        (picture.path, maps[stem].path if stem in maps else None)
+        for stem, picture in sorted(pictures.items())
+    ]
+    image_roots = {picture.root for picture in pictures.values()}
+    label_roots = {label.root for label in maps.values()}
+    is_regular = len(image_roots) == 1 >= len(label_roots) and all(
+        f.root is not None and os.path.splitext(f.path)[0] == os.path.join(f.root, f.rest)
+        for f in [*pictures.values(), *maps.values()]
+    )
+    roots = [str(min(f, default="")).rstrip(os.sep) or "." for f in (image_roots, label_roots)]
+    roots = roots if is_regular else [".", "."]
+    return Found(pairs, roots[0], roots[1], image_suffix, label_suffix, is_regular)
