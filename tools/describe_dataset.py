@@ -18,6 +18,7 @@ import mask_former.d2  # noqa: F401  # isort: skip
 
 
 from mask_former.d2.data.preparing import telling_errors
+from mask_former.d2.describing.command import add_arguments, tell
 from mask_former.d2.describing.describe import Request, describe
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

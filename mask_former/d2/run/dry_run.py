@@ -36,7 +36,8 @@ def dry_run(trainer: DefaultTrainer) -> str:
 
 def _seconds_a_step(trainer: DefaultTrainer) -> float:
     with EventStorage(trainer.start_iter) as trainer.storage:
-        for trainer.iter in range(trainer.start_iter, trainer.start_iter + _STEPS):
+        for step in range(_STEPS):
+            trainer.iter = trainer.start_iter + step
             start = time.perf_counter()
             trainer.run_step()
             if torch.cuda.is_available():
