@@ -76,7 +76,7 @@ def describe(request: Request, configs: str) -> Described:
     file, notes = _description_file(folder, output, request)
     description = read_description(file)
     base = request.base or os.path.join(configs, _BASES[description.task])
-    cfg = load_config(base, request.opts)
+    cfg = load_config(base, request.opts, "cpu")
     notes += _check_weights(cfg, request)
     found = survey(description, output, request.workers)
     report = os.path.join(output, "report.html")
@@ -88,7 +88,8 @@ def describe(request: Request, configs: str) -> Described:
         notes.append(f"{config} is kept as it is; take it away to have it filled anew")
         return Described(file, str(config), report, found, notes)
     choices = Choices(request.from_scratch, request.base is not None, _is_mask_former(cfg))
-    entries = fill(description, _facts(description, found.training), cfg, choices)
+    beside = description._replace(file=os.path.relpath(file, output))
+    entries = fill(beside, _facts(description, found.training), cfg, choices)
     with replacing(config) as stream:
         stream.write(config_text(os.path.relpath(base, output), entries).encode())
     return Described(file, str(config), report, found, notes)

@@ -140,13 +140,25 @@ def _by_role(files: list[File]) -> tuple[list[File], list[File]]:
     labels = [file for file in files if file.role == "labels"]
     others = [file for file in files if file.role is None]
     if images and not labels:
-        labels = [file for file in others if file.path.lower().endswith(LABEL_EXTENSIONS)]
+        labels = _below_any_folder(_lossless(others), images)
     elif not images and labels:
-        images = others or labels  # side by side in one folder, told apart by a suffix
-        labels = labels if others else _lossless(labels)
+        # Without others, both lie side by side in one folder, told apart by a suffix.
+        images = _below_any_folder(others, labels) or labels
     elif not images:
         images, labels = _unnamed(others)
     return [f for f in images if f.path.lower().endswith(PICTURE_EXTENSIONS)], _lossless(labels)
+
+
+def _below_any_folder(files: list[File], others: list[File]) -> list[File]:
+    """Files whose folder has a name that says nothing, matched with those of a folder that does."""
+    stems = {file.rest for file in others}
+    matched = []
+    for file in files:
+        top, _, rest = file.rest.partition(os.sep)
+        is_below = file.rest not in stems and rest in stems
+        root = os.path.join(file.root or "", top, "")
+        matched.append(file._replace(root=root, rest=rest) if is_below else file)
+    return matched
 
 
 def _lossless(files: list[File]) -> list[File]:

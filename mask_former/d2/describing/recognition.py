@@ -102,7 +102,8 @@ def _from_pairs(
     files = [os.path.join(folder, label) for f in found.values() for _, label in f.pairs if label]
     values = scan(files, known.has_colors if known else None)
     named = name_classes(values, known, ignore)
-    notes = [f"{len(files)} label maps, of which the description names the values", *named.notes]
+    kind = "colours" if values.has_colors else "values"
+    notes = [f"{len(files)} label maps with {len(values.pictures)} {kind}", *named.notes]
     if known is not None:
         notes.append(f"class names are those of {known.file}")
     content: dict[str, Any] = {"name": _name(folder), "task": "semantic", "root": folder}

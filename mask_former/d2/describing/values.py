@@ -225,9 +225,9 @@ def name_classes(values: Values, names: Names | None, ignore: Iterable[int] = ()
     if not named and not values.has_colors and not ignored:
         highest = found[-1] if len(found) > 2 else 0
         void |= {highest} & {255, 65535}
-    if void:
-        notes.append(f"nobody is trained on {_said(void, named, values)} (void)")
     ignored |= void
+    if ignored:
+        notes.append(f"nobody is trained on {_said(ignored, named, values)}")
     if not named and not values.has_colors and found in ([0, 255], [0, 1]):
         notes.append(
             f"label maps are binary: 0 is the class background and {found[1]} the class "

@@ -1,0 +1,262 @@
+"""What is recognised in a folder, and what the data then are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.data.datasets import register_descriptions
+from mask_former.d2.data.description import Description, read_description
+from mask_former.d2.data.mappers import (
+    MaskFormerInstanceDatasetMapper,
+    MaskFormerPanopticDatasetMapper,
+    MaskFormerSemanticDatasetMapper,
+)
+from mask_former.d2.describing.recognition import Recognized, description_text, recognize
+from mask_former.d2.errors import InputError
+
+
+def described(folder: Path, output: Path, **options: Any) -> tuple[Description, Recognized]:
+    found = recognize(str(folder), str(output), **options)
+    file = output / "dataset.yaml"
+    file.write_text(description_text(found))
+    return read_description(str(file)), found
+
+
+def first_sample(description: Description, mapper: type, split: str = "train") -> dict:
+    cfg = get_mask_former_cfg()
+    cfg.DATASETS.DESCRIPTIONS = [description.file]
+    register_descriptions(cfg)
+    name = f"{description.name}_{split}"
+    options = {"augmentations": [], "image_format": "RGB"}
+    if mapper is not MaskFormerInstanceDatasetMapper:
+        options["ignore_label"] = description.ignore_label
+    try:
+        sample = DatasetCatalog.get(name)[0]
+    finally:
+        for each in description.splits:
+            DatasetCatalog.remove(each.name)
+            MetadataCatalog.remove(each.name)
+    return mapper(num_classes=len(description.classes), **options)(sample)
+
+
+def semantic(description: Description) -> list[int]:
+    labels = first_sample(description, MaskFormerSemanticDatasetMapper)["sem_seg"]
+    return labels.unique().tolist()
+
+
+def test_index_masks(folder, output, write):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    write("labels/train/a.png", values=[0, 2, 255])
+    write("labels/val/b.png", values=[0, 5])
+    description, found = described(folder, output)
+    assert [(c.name, c.values) for c in description.classes] == [
+        ("class_0", (0,)),
+        ("class_2", (2,)),
+        ("class_5", (5,)),
+    ]
+    assert description.ignore == (255,)
+    assert description.name == "my_data"
+    assert semantic(description) == [0, 1, 255]
+    assert any("no class names were found" in note for note in found.notes)
+    assert any("nobody is trained on values 255" in note for note in found.notes)
+
+
+def test_names_from_a_file_and_values_that_the_user_ignores(folder, output, write, tmp_path):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    write("labels/train/a.png", "labels/val/b.png", values=[0, 1, 2])
+    (folder / "classes.txt").write_text("road\nsky\nnothing\n")
+    description, found = described(folder, output, ignore=[2])
+    assert [c.name for c in description.classes] == ["road", "sky"]
+    assert semantic(description) == [0, 1, 255]
+    assert any("class names are those of" in note for note in found.notes)
+
+    (tmp_path / "names.json").write_text('{"0": "a", "1": "b", "2": "void"}')
+    description, _ = described(folder, output, names=str(tmp_path / "names.json"))
+    assert [c.name for c in description.classes] == ["a", "b"]
+    assert description.ignore == (2,)
+    with pytest.raises(InputError, match=r"no label map has the value 9"):
+        described(folder, output, ignore=[9])
+    (tmp_path / "names.json").write_text("{}")
+    with pytest.raises(InputError, match=r"names.json has no class names; give a name a line"):
+        described(folder, output, names=str(tmp_path / "names.json"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nroad:128,64,128::\nvoid:0,0,0::\n"),
+        ("label_colors.txt", "128 64 128\troad\n0 0 0\tVoid\n"),
+        ("class_dict.csv", "name, r, g, b\nroad, 128, 64, 128\nvoid, 0, 0, 0\n"),
+    ],
+)
+@pytest.mark.parametrize("palette", [None, [0, 0, 0, 128, 64, 128]])
+def test_colour_masks_with_a_table(folder, output, write, file, content, palette):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    values = [1, 0] if palette else [[128, 64, 128], [0, 0, 0]]
+    write("masks/train/a.png", "masks/val/b.png", values=values, palette=palette)
+    (folder / file).write_text(content)
+    description, _ = described(folder, output)
+    assert description.has_colors
+    assert [(c.name, c.color) for c in description.classes] == [("road", (128, 64, 128))]
+    assert semantic(description) == [0, 255]
+
+
+def test_a_palette_without_a_table_gives_numbers_and_colours(folder, output, write):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    palette = [0, 0, 0, 10, 20, 30]
+    write("masks/train/a.png", "masks/val/b.png", values=[0, 1], palette=palette)
+    description, _ = described(folder, output)
+    assert [(c.name, c.color) for c in description.classes] == [
+        ("background", (0, 0, 0)),
+        ("foreground", (10, 20, 30)),
+    ]
+
+
+@pytest.mark.parametrize("high", [1, 255])
+def test_binary_masks(folder, output, write, high):
+    for stem in "abcde":
+        write(f"{stem}.jpg")
+        write(f"{stem}_mask.png", values=[0, high])
+    description, found = described(folder, output)
+    assert [c.name for c in description.classes] == ["background", "foreground"]
+    assert description.ignore == ()
+    assert semantic(description) == [0, 1]
+    assert any("label maps are binary: 0 is the class background" in n for n in found.notes)
+    lists = {s: (output / f"{s}.txt").read_text().split("\n")[:-1] for s in ("train", "val")}
+    assert {len(lines) for lines in lists.values()} == {4, 1}
+    assert len({*lists["train"], *lists["val"]}) == 5
+
+
+def test_16_bits(folder, output, write):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    write("labels/train/a.tif", "labels/val/b.tif", values=[0, 300, 65535])
+    description, _ = described(folder, output)
+    assert [c.values for c in description.classes] == [(0,), (300,)]
+    assert description.ignore == (65535,)
+    assert semantic(description) == [0, 1, 255]
+
+
+def test_photographs_are_no_label_maps(folder, output, write):
+    write("images/a.jpg", "labels/a.png")
+    with pytest.raises(InputError, match=r"labels/a.png has \d+ colours, so it is a photograph"):
+        described(folder, output)
+
+
+def test_same_pictures_stay_in_one_split(folder, output, write):
+    for stem in "abcdef":
+        write("images/x.jpg")
+        (folder / "images/x.jpg").rename(folder / f"images/{stem}.jpg")
+        write(f"masks/{stem}.png", values=[0, 1])
+    with pytest.raises(InputError, match=r"has one picture with labels; two are needed"):
+        described(folder, output)
+
+
+def coco(folder: Path, name: str, panoptic: bool) -> None:
+    segment = {"id": 1, "category_id": 7, "iscrowd": 0, "area": 768, "bbox": [0, 0, 24, 32]}
+    polygon = [[0, 0, 24, 0, 24, 32, 0, 32]]
+    entry = {"image_id": 4, **segment, "segmentation": polygon}
+    if panoptic:
+        entry = {"image_id": 4, "file_name": "a.png", "segments_info": [segment]}
+    content = {
+        "images": [{"id": 4, "file_name": "a.jpg", "width": 48, "height": 32}],
+        "annotations": [entry],
+        "categories": [{"id": 7, "name": "car", "isthing": 1}, {"id": 9, "name": "sky"}],
+    }
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+
+
+def test_coco_panoptic(folder, output, write):
+    write("train2017/a.jpg")
+    write("panoptic_train2017/a.png", values=[[1, 0, 0]] * 24 + [[0, 0, 0]] * 24)
+    coco(folder, "annotations/panoptic_train2017.json", panoptic=True)
+    coco(folder, "annotations/instances_train2017.json", panoptic=False)
+    description, found = described(folder, output)
+    assert description.task == "panoptic"
+    assert [(c.name, c.id, c.is_thing) for c in description.classes] == [
+        ("car", 7, True),
+        ("sky", 9, False),
+    ]
+    instances = first_sample(description, MaskFormerPanopticDatasetMapper)["instances"]
+    assert instances.gt_classes.tolist() == [0]
+    assert instances.gt_masks.sum() == 768
+    assert any("there is no split val: train is evaluated instead" in n for n in found.notes)
+
+
+def test_coco_instances(folder, output, write):
+    write("train/a.jpg")
+    coco(folder, "train/_annotations.coco.json", panoptic=False)
+    description, _ = described(folder, output)
+    assert description.task == "instance"
+    instances = first_sample(description, MaskFormerInstanceDatasetMapper)["instances"]
+    assert instances.gt_classes.tolist() == [0]
+    assert instances.gt_masks.sum() == 768
+
+
+def yolo(folder: Path, line: str) -> None:
+    (folder / "data.yaml").write_text(
+        "names: {0: car, 1: bus}\ntrain: images/train\nval: images/val\n"
+    )
+    for split, stem in (("train", "a"), ("val", "b")):
+        (folder / "labels" / split).mkdir(parents=True, exist_ok=True)
+        (folder / "labels" / split / f"{stem}.txt").write_text(line)
+
+
+def test_yolo(folder, output, write):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    yolo(folder, "1 0 0 0.5 0 0.5 1 0 1\n")
+    description, _ = described(folder, output)
+    instances = first_sample(description, MaskFormerInstanceDatasetMapper)["instances"]
+    assert instances.gt_classes.tolist() == [1]
+    assert instances.gt_masks[0, :, :24].all()
+    assert not instances.gt_masks[0, :, 24:].any()
+    (annotation,) = json.loads((output / "annotations/instances_val.json").read_text())[
+        "annotations"
+    ]
+    assert annotation["area"] == 768
+    assert annotation["bbox"] == [0, 0, 24, 32]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("0 0.5 0.5 0.2 0.2", r"has 4 numbers after the class, .* a box alone is no mask"),
+        ("5 0 0 1 0 1 1", r"has the class 5, which `names` does not list"),
+        ("0 0 0 10 0 10 10", r"are not shares of width and height, 0 to 1"),
+        ("car 0 0 1 0 1 1", r"is no line of a class and numbers"),
+    ],
+)
+def test_yolo_lines_that_are_no_polygons(folder, output, write, line, sentence):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    yolo(folder, line)
+    with pytest.raises(InputError, match=sentence) as error:
+        described(folder, output)
+    assert "labels/train/a.txt" in str(error.value)
+
+
+def test_boxes_are_refused(folder, output, write):
+    write("train/a.jpg")
+    coco(folder, "train/boxes.json", panoptic=False)
+    content = json.loads((folder / "train/boxes.json").read_text())
+    del content["annotations"][0]["segmentation"]
+    (folder / "train/boxes.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"boxes.json has boxes and no masks"):
+        described(folder, output)
+
+
+def test_pictures_of_a_json_that_lie_nowhere(folder, output):
+    coco(folder, "annotations/x.json", panoptic=False)
+    with pytest.raises(InputError, match=r"x.json names a.jpg, which lies nowhere in"):
+        described(folder, output)
+
+
+def test_nothing_that_is_known(folder, output, write):
+    write("a.jpg")
+    with pytest.raises(InputError, match=r"nothing that is known lies in .*my data; known are"):
+        described(folder, output)
+    with pytest.raises(InputError, match=r"nowhere is no folder; give the folder that holds"):
+        recognize(str(folder / "nowhere"), str(output))
