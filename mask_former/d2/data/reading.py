@@ -142,7 +142,6 @@ class LabelValues(NamedTuple):
         if outside.any():
             found[outside] = labels[0]
         if self.rest is None and (unlisted := found == _UNLISTED).any():
-            name = (lambda value: str(unpack_color(value))) if self.colors else str
             name = color_name if self.colors else str
             raise InputError(
                 f"label map {file_name} has values {listed(set(values[unlisted].tolist()), name)} "
@@ -171,9 +170,11 @@ def pack_color(color: tuple[int, int, int]) -> int:
 def unpack_color(value: int) -> list[int]:
     """The colour [R, G, B] of a number; see :func:`pack_color`."""
     return [value % 256, value // 256 % 256, value // 65536]
+
+
 def color_name(packed: int) -> str:
     """A colour as a description writes it, of the number that ``pack_color`` makes of it."""
-    return str([packed % 256, packed // 256 % 256, packed // 65536])
+    return str(unpack_color(packed))
 
 
 def read_values(file_name: str, in_colors: bool = False) -> np.ndarray:

@@ -80,9 +80,10 @@ def _from_annotations(
                 f"{each.json} has other categories than {found[0].json}; give all the same"
             )
     if "val" not in splits:
-        split = "test" if "test" in splits else next(iter(splits))
-        notes.append(f"there is no split val: {split} is evaluated instead")
-        splits = {"train": splits.pop("train", splits[split]), **splits}
+        instead = "test" if "test" in splits else next(iter(splits))
+        notes.append(f"there is no split val: {instead} is evaluated instead")
+    if "train" not in splits:
+        notes.append(f"there is no split train: {next(iter(splits))} is trained on instead")
     ids = [entry["id"] for entry in found[0].classes]
     classes = [
         {key: value for key, value in entry.items() if key != "id" or ids != list(range(len(ids)))}
