@@ -91,7 +91,9 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def use_data(args: argparse.Namespace) -> None:
     """Describes the folder of ``--data`` and takes the configuration that is filled for it."""
-    output = os.path.join(load_config(args.config_file or None, args.opts).OUTPUT_DIR, "data")
+    output = os.path.join(
+        load_config(args.config_file or None, args.opts, "cpu").OUTPUT_DIR, "data"
+    )
     config = Path(output, "config.yaml")
     if not launched_by_torchrun():  # else the launcher has done it
         choices = (args.from_scratch, args.ignore, args.names)

@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore",
         type=int,
-        nargs="+",
-        default=(),
+        action="append",
+        default=[],
         metavar="VALUE",
-        help="values of label files that nobody is trained on, beside those that are recognised",
+        help="a value of label files that nobody is trained on; may be given several times",
     )
     parser.add_argument(
         "--names",

@@ -1,5 +1,6 @@
 """A configuration for described data: each number with the reason for it beside it."""
 
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -164,6 +165,8 @@ def _schedule_entries(facts: Facts, base: CfgNode) -> Iterator[Entry]:
     steps = [round(step * number / base.SOLVER.MAX_ITER) for step in base.SOLVER.STEPS]
     if base.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         yield Entry("SOLVER.STEPS", steps, "as far into the schedule as the base's")
+    workers = min(base.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+    yield Entry("DATALOADER.NUM_WORKERS", workers, "processes that read, at most one a CPU")
     yield Entry("SOLVER.CHECKPOINT_PERIOD", number // 10)
     yield Entry("TEST.EVAL_PERIOD", number // 10)
 

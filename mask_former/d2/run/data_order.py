@@ -116,10 +116,20 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> OrderedLoader:
     Args:
         cfg: with a SEED of 0 or more, or one is drawn.
         mapper: of training samples.
+
+    Raises:
+        InputError: no picture has anything to learn.
     """
-    samples = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
+    names = cfg.DATASETS.TRAIN
+    try:
+        samples = get_detection_dataset_dicts(
+            names, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+    except AssertionError as error:  # how Detectron2 refuses; it has counted what is left
+        raise InputError(
+            f"no picture of {', '.join(names)} has an annotation that is no crowd; name other data "
+            "in DATASETS.TRAIN, or mend the annotations"
+        ) from error
     return OrderedLoader(
         samples,
         mapper,
