@@ -20,7 +20,7 @@ from ...structures import MaskTarget
 from ..errors import InputError
 from . import annotations, input_section
 from .augmentation import Augmentations, Picture, augment, needs_sem_seg, pad_to
-from .reading import check_same_size, read_image, read_label_map
+from .reading import as_displayed, check_same_size, read_image, read_label_map
 
 Sample = dict[str, Any]
 
@@ -150,8 +150,7 @@ class MaskFormerSemanticDatasetMapper(TrainingMapper):
         file_name = _take(sample, "sem_seg_file_name")
         values = sample.pop("label_values", None)
         labels = read_label_map(file_name, self.num_classes, self.ignore_label, values)
-        check_same_size(file_name, labels, sample["file_name"], image)
-        return Picture(image, labels)
+        return Picture(image, as_displayed(file_name, labels, sample["file_name"], image))
 
     def _pad(self, picture: Picture) -> Picture:
         return pad_to(picture, self.size_divisibility, self.ignore_label)

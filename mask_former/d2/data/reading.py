@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ..errors import InputError
 
@@ -31,6 +31,13 @@ _UNDECODABLE = (
     Image.DecompressionBombError,
 )
 _UNLISTED = -1
+# What EXIF orientations that lay a picture on its side do to show it.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    5: np.transpose,
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).T,
+    8: np.rot90,
+}
 _LISTED = 10  # ids named in an error; a label map in the wrong format can have thousands
 
 
@@ -152,6 +159,32 @@ def unpack_color(value: int) -> list[int]:
     return [value % 256, value // 256 % 256, value // 65536]
 
 
+def read_values(file_name: str, in_colors: bool = False) -> np.ndarray:
+    """The values [H, W] of a label file as they lie, before any of them is called a class.
+
+    Args:
+        file_name: an image file with 8, 16 or 32 bits a pixel, or one of colours.
+        in_colors: whether values are colours; :func:`pack_color` tells the number of each.
+
+    Raises:
+        InputError: the file is missing or broken, or no index map where one is expected.
+    """
+    with naming(file_name, "label map"):
+        values = detection_utils.read_image(file_name, "RGB" if in_colors else None)
+    if in_colors:
+        return rgb_to_id(values)
+    if values.ndim != 2 or values.dtype.kind not in "bui":
+        found = "values of type " + str(values.dtype)
+        if values.ndim != 2:
+            found = f"{values.shape[2]} channels (RGB, RGBA or alike)"
+        raise InputError(
+            f"label map {file_name} has {found}, but one channel of integer class ids is expected "
+            "(greyscale, palette or 16-bit); convert its colours to class ids, or name them in the "
+            "description of the data set (`encoding: colors`)"
+        )
+    return values
+
+
 def read_label_map(
     file_name: str,
     num_classes: int | None = None,
@@ -172,20 +205,7 @@ def read_label_map(
     Raises:
         InputError: if the file is missing, broken, no index map, or has other ids.
     """
-    in_colors = values is not None and values.colors
-    with naming(file_name, "label map"):
-        labels = detection_utils.read_image(file_name, "RGB" if in_colors else None)
-    if in_colors:
-        labels = rgb_to_id(labels)
-    elif labels.ndim != 2 or labels.dtype.kind not in "bui":
-        found = "values of type " + str(labels.dtype)
-        if labels.ndim != 2:
-            found = f"{labels.shape[2]} channels (RGB, RGBA or alike)"
-        raise InputError(
-            f"label map {file_name} has {found}, but one channel of integer class ids is expected "
-            "(greyscale, palette or 16-bit); convert its colours to class ids, or name them in the "
-            "description of the data set (`encoding: colors`)"
-        )
+    labels = read_values(file_name, values is not None and values.colors)
     if values is not None:
         labels = values.apply(file_name, labels)
     is_narrow = labels.dtype.itemsize == 1 or values is not None
@@ -201,6 +221,30 @@ def read_label_map(
             "these, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES and the data set's ignore_label to fit"
         )
     return labels
+
+
+def as_displayed(
+    label_file: str, labels: np.ndarray, image_file: str, image: np.ndarray
+) -> np.ndarray:
+    """The label map [H, W], turned as its image [H, W, ...] is where it lies as that is stored.
+
+    Cameras store some pictures lying on their side, and EXIF tells how to show them. Whether labels
+    were drawn on the shown or on the stored picture, their size tells.
+
+    Raises:
+        InputError: the label map has the size of neither.
+    """
+    turned = labels.shape[::-1] == image.shape[:2] != labels.shape
+    if turned and (turn := _TURNS.get(orientation(image_file))):
+        return np.ascontiguousarray(turn(labels))
+    check_same_size(label_file, labels, image_file, image)
+    return labels
+
+
+def orientation(image_file: str) -> int:
+    """The EXIF orientation of a picture file; 1 where it has none, and is shown as it is stored."""
+    with naming(image_file, "image"), Image.open(image_file) as picture:
+        return picture.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def check_same_size(

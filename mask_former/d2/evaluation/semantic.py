@@ -66,17 +66,17 @@ class CheckedSemSegEvaluator(TakesLabels, SemSegEvaluator):
         self.input_file_to_gt_file = as_they_lie
 
     def _checked(self, sample: dict[str, Any], folder: str) -> str:
-        """The label map of a sample; a copy with labels where its file holds other values."""
+        """The label map of a sample; a copy with labels where its file differs from them."""
         image_file = sample["file_name"]
         label_file = self.input_file_to_gt_file[image_file]
         classes, ignored = self._num_classes, self._ignore_label
         labels = reading.read_label_map(label_file, classes, ignored, self._values)
         image = np.empty((sample["height"], sample["width"]), bool)  # only its size counts
-        reading.check_same_size(label_file, labels, image_file, image)
-        if self._values is None:
+        shown = reading.as_displayed(label_file, labels, image_file, image)
+        if self._values is None and shown is labels:
             return label_file
         _, copy = tempfile.mkstemp(suffix=".tif", dir=folder)
-        Image.fromarray(labels).save(copy)
+        Image.fromarray(shown).save(copy)
         return copy
 
     def evaluate(self) -> dict[str, Any] | None:

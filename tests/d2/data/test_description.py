@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mask_former.d2.config import get_mask_former_cfg, load_config
 from mask_former.d2.data.datasets import register_descriptions
@@ -431,3 +431,22 @@ def test_classes_of_a_coco_json(describe, save, tmp_path):
     assert metadata.thing_dataset_id_to_contiguous_id == {7: 0, 8: 1}
     assert metadata.stuff_dataset_id_to_contiguous_id == {7: 0, 8: 1, 21: 2}
     assert panoptic_sample(classes=3)["instances"].gt_classes.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("values", [[13, 14], [2]])
+def test_labels_as_stored_are_trained_and_evaluated_as_displayed(describe, save, tmp_path, values):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn clockwise shows it
+    save("images/train/a.png", Image.new("RGB", (3, 1)), exif=exif)
+    save("labels/train/a.png", np.array([[0, 1, values[0]]], np.uint8))
+    register(describe(classes=["road", "sky", {"name": "car", "values": values}]))
+    (sample,) = DatasetCatalog.get("street_train")
+    assert semantic(sample).tolist() == [[0], [1], [2]]
+    cfg = get_mask_former_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    evaluator = build_evaluator(cfg, "street_train")
+
+    evaluator.reset()
+    evaluator.process([{**sample, "height": 3, "width": 1}], [{"sem_seg": torch.eye(3)[..., None]}])
+
+    assert evaluator.evaluate()["sem_seg"]["mIoU"] == 100

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from panopticapi.utils import rgb2id
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from mask_former.d2.data.reading import (
+    as_displayed,
     check_same_size,
     id_to_rgb,
     read_image,
@@ -192,3 +193,28 @@ def test_ids_of_colours_are_those_of_panopticapi(image):
     assert rgb_to_id(np.array([[[1, 2, 3]]], dtype=np.uint8)).tolist() == [[1 + 512 + 196608]]
     assert np.array_equal(rgb_to_id(image), rgb2id(image))
     assert np.array_equal(id_to_rgb(rgb_to_id(image)), image)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_labels_as_stored_are_turned_as_their_picture(save, image, labels, orientation: int):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = save("image.png", Image.fromarray(image), exif=exif)
+    stored = Image.fromarray(labels)
+    stored.getexif()[ExifTags.Base.Orientation] = orientation
+    displayed = np.asarray(ImageOps.exif_transpose(stored))
+    shown = read_picture(path, "RGB")
+    assert shown.shape[:2] == displayed.shape
+
+    assert np.array_equal(as_displayed("labels.png", displayed, path, shown), displayed)
+    if orientation > 4:
+        assert np.array_equal(as_displayed("labels.png", labels, path, shown), displayed)
+        with pytest.raises(InputError, match=r"labels.png is 39x30 pixels"):
+            as_displayed("labels.png", labels[:, 1:], path, shown)
+
+
+def test_labels_that_lie_on_their_side_without_exif_are_refused(save, image, labels):
+    path = save("image.png", image)
+
+    with pytest.raises(InputError, match=r"labels.png is 30x40 pixels"):
+        as_displayed("labels.png", labels.T, path, image)
