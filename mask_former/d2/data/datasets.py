@@ -317,8 +317,11 @@ def read_categories(table: str) -> list[dict[str, Any]]:
 
 
 def refresh_paths(row: DescribedSet) -> dict[str, str]:
-    """Brings the paths in a data set's metadata up to date with ``DETECTRON2_DATASETS``."""
-    metadata, paths = MetadataCatalog.get(row.name), row.paths()
+    """Brings the paths in a data set's metadata, if registered, up to ``DETECTRON2_DATASETS``."""
+    paths = row.paths()
+    if row.name not in DatasetCatalog or registered_row(row.name) != row:
+        return paths
+    metadata = MetadataCatalog.get(row.name)
     for key in paths.keys() & vars(metadata).keys():
         delattr(metadata, key)  # Metadata refuses to change a value
     metadata.set(**paths)

@@ -50,19 +50,37 @@ def pictures(folder: str, suffix: str = "", listing: str | None = None) -> list[
     return [Pair(stem, os.path.join(folder, path)) for stem, path in sorted(found.items())]
 
 
-def label_files(
-    name: str, found: list[Pair], folder: str, image_suffix: str = "", label_suffix: str = ""
-) -> list[Pair]:
-    """The pictures that have a label map, with it; the others are counted in a warning.
+class Matched(NamedTuple):
+    """Pictures and label maps, brought together by their stems."""
+
+    pairs: list[Pair]
+    """Pictures with their label maps."""
+    bare: list[Pair]
+    """Pictures without a label map."""
+    orphans: list[str]
+    """Label maps without a picture, as paths below their folder."""
+
+
+def match(
+    found: list[Pair], folder: str, image_suffix: str = "", label_suffix: str = ""
+) -> Matched:
+    """Looks for the label map of each picture.
 
     A label map has the picture's stem, without ``image_suffix`` and with ``label_suffix``, or is
     named by the list.
 
+    Args:
+        found: the pictures.
+        folder: of the label maps.
+        image_suffix: the end of the pictures' stems.
+        label_suffix: the end of the label maps' stems.
+
     Raises:
-        InputError: no picture has one, or two label maps share a stem.
+        InputError: two label maps share a stem.
     """
     if all(pair.labels is not None for pair in found):
-        return [pair._replace(labels=os.path.join(folder, str(pair.labels))) for pair in found]
+        named = [pair._replace(labels=os.path.join(folder, str(pair.labels))) for pair in found]
+        return Matched(named, [], [])
     stems = {pair.stem.removesuffix(image_suffix): pair for pair in found}
     if label_suffix:  # else label maps that lie among the pictures are pictures, too
         stems = {s: pair for s, pair in stems.items() if not s.endswith(label_suffix)}
@@ -73,11 +91,25 @@ def label_files(
         for stem, pair in stems.items()
         if stem in maps
     ]
-    if not paired:
-        raise InputError(_nothing_paired(name, list(stems.values()), folder, label_suffix))
-    _count("pictures", "label map", name, [s for s in stems if s not in maps], len(stems))
-    _count("label maps", "picture", name, [s for s in maps if s not in stems], len(maps))
-    return paired
+    bare = [pair for stem, pair in stems.items() if stem not in maps]
+    return Matched(paired, bare, [path for stem, path in maps.items() if stem not in stems])
+
+
+def label_files(
+    name: str, found: list[Pair], folder: str, image_suffix: str = "", label_suffix: str = ""
+) -> list[Pair]:
+    """The pictures that have a label map, with it, see ``match``; a warning counts the others.
+
+    Raises:
+        InputError: no picture has one, or two label maps share a stem.
+    """
+    pairs, bare, orphans = match(found, folder, image_suffix, label_suffix)
+    if not pairs:
+        raise InputError(_nothing_paired(name, bare, folder, label_suffix))
+    _count("pictures", "label map", name, [pair.stem for pair in bare], len(pairs) + len(bare))
+    stems = [os.path.splitext(path)[0] for path in orphans]
+    _count("label maps", "picture", name, stems, len(pairs) + len(stems))
+    return pairs
 
 
 def _listed_pictures(folder: str, listing: str) -> list[Pair]:

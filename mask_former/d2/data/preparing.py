@@ -109,6 +109,13 @@ def files_of(folder: Path, pattern: str) -> list[Path]:
 def in_parallel(
     prepare: Callable[[Item], Result], items: Sequence[Item], workers: int, title: str
 ) -> list[Result]:
+    """What ``prepare`` gives for each item, in their order; see ``as_they_come``."""
+    return list(as_they_come(prepare, items, workers, title))
+
+
+def as_they_come(
+    prepare: Callable[[Item], Result], items: Sequence[Item], workers: int, title: str
+) -> Iterator[Result]:
     """What ``prepare`` gives for each item, in their order, with a progress bar.
 
     Args:
@@ -121,15 +128,16 @@ def in_parallel(
         InputError: of the first item that has one, or when a worker was killed.
     """
 
-    def shown(results: Iterator[Result]) -> list[Result]:
-        return list(tqdm(results, total=len(items), desc=title, unit="image"))
+    def shown(results: Iterator[Result]) -> Iterator[Result]:
+        return iter(tqdm(results, total=len(items), desc=title, unit="image"))
 
     if workers == 1:
-        return shown(map(prepare, items))
+        yield from shown(map(prepare, items))
+        return
     chunk = max(1, min(_MAX_CHUNK, len(items) // (4 * workers)))
     try:
         with ProcessPoolExecutor(workers, _worker_context(), _start_worker) as pool:
-            return shown(pool.map(prepare, items, chunksize=chunk))
+            yield from shown(pool.map(prepare, items, chunksize=chunk))
     except BrokenProcessPool as error:
         raise InputError(
             f"{title}: a worker was killed, as the system does when memory runs out; run this "
