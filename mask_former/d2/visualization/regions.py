@@ -68,6 +68,16 @@ def class_metadata(cfg: CfgNode) -> Metadata:
             f"data set {name} has {len(stuff)} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
             f"{num_classes}; name a data set of the model's classes in DATASETS.TEST"
         )
+    return with_colors({"stuff_classes": stuff, **known})
+
+
+def with_colors(known: dict[str, Any]) -> Metadata:
+    """The metadata of a data set with colours, and with both kinds of classes.
+
+    Args:
+        known: has the names of one kind at least; what it lacks of the other is the same.
+    """
+    stuff = known.get("stuff_classes") or known["thing_classes"]
     things = known.get("thing_classes", stuff)
     names = {"stuff_classes": stuff, "thing_classes": things}
     colors = {"stuff_colors": _palette(len(stuff)), "thing_colors": _palette(len(things))}
