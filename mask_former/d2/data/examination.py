@@ -53,23 +53,26 @@ class Work(NamedTuple):
 
     def key(self) -> str:
         """Tells whether a record still holds: names and stamps of files, and the annotations."""
-        names = ("file_name", "sem_seg_file_name", "pan_seg_file_name")
-        files = [self.sample[name] for name in names if name in self.sample]
         rest = {k: v for k, v in self.sample.items() if k != "label_values"}
         if not {"segments_info", "annotations"} & rest.keys():
             rest = {"colors": _in_colors(self.sample)}  # the classes come into it later
         else:
             rest["classes"] = [self.num_classes, self.ignore_label, self.sample.get("label_values")]
-        content = json.dumps([_FORMAT, [_stamp(file) for file in files], rest], default=repr)
+        content = json.dumps([_FORMAT, self._stamps(), rest], default=repr)
         return hashlib.sha1(content.encode(), usedforsecurity=False).hexdigest()
 
+    def size(self) -> int:
+        """Bytes of the files; those that are missing have none."""
+        return sum(size for _, size, _ in self._stamps())
 
-def _stamp(file_name: str) -> tuple[str, int, int]:
-    try:
-        found = os.stat(file_name)
-    except OSError:
-        return file_name, -1, -1
-    return file_name, found.st_size, found.st_mtime_ns
+    def _stamps(self) -> list[tuple[str, int, int]]:
+        """Name, size and time of the files."""
+        stamps = []
+        for name in ("file_name", "sem_seg_file_name", "pan_seg_file_name"):
+            if (file := self.sample.get(name)) is not None:
+                found = os.stat(file) if os.path.isfile(file) else None
+                stamps.append((file, found.st_size, found.st_mtime_ns) if found else (file, 0, 0))
+        return stamps
 
 
 def _in_colors(sample: Sample) -> bool:

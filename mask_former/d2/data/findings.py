@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .counting import ReadSplit, SplitSurvey, contents, labels_of_values
 from .description import Description
-from .reading import color_name, listed
+from .reading import listed, unpack_color
 
 _EXAMPLES = 5
 _WORD = re.compile(r"[a-z0-9]+", re.IGNORECASE)
@@ -212,7 +212,7 @@ def _of_split(split: ReadSplit) -> Iterator[tuple[str, str]]:
             continue
         found = contents(record, label_of, number)
         if found.unlisted:
-            values = listed(found.unlisted, color_name if description.has_colors else str)
+            values = listed(found.unlisted, _as_written if description.has_colors else str)
             yield "unlisted", f"{sample['sem_seg_file_name']}: {values}"
         elif not found.segments and description.task != "instance":
             yield "empty", sample["file_name"]
@@ -222,6 +222,10 @@ def _of_split(split: ReadSplit) -> Iterator[tuple[str, str]]:
                 entry = description.classes[category]
                 if not entry.is_thing and (count := classes.count(category)) > 1:
                     yield "several", f"{sample['pan_seg_file_name']} ({count} of {entry.name})"
+
+
+def _as_written(color: int) -> str:
+    return str(unpack_color(color))
 
 
 def _twice(splits: Sequence[ReadSplit]) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,6 @@ _UNDECODABLE = (
     Image.DecompressionBombError,
 )
 _UNLISTED = -1
-_LYING = range(5, 9)  # orientations of EXIF in which width and height change places
 # What EXIF orientations that lay a picture on its side do to show it.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     5: np.transpose,
@@ -77,7 +76,7 @@ def picture_size(file_name: str) -> tuple[int, int]:
     """
     with naming(file_name, "image"), Image.open(file_name) as image:
         width, height = image.size
-        lies = image.getexif().get(0x112) in _LYING
+        lies = image.getexif().get(0x112) in _TURNS
         return (width, height) if lies else (height, width)
 
 
@@ -142,7 +141,7 @@ class LabelValues(NamedTuple):
         if outside.any():
             found[outside] = labels[0]
         if self.rest is None and (unlisted := found == _UNLISTED).any():
-            name = color_name if self.colors else str
+            name = (lambda value: str(unpack_color(value))) if self.colors else str
             raise InputError(
                 f"label map {file_name} has values {listed(set(values[unlisted].tolist()), name)} "
                 "that the description of its data set does not list; add them to a class or to "
@@ -170,11 +169,6 @@ def pack_color(color: tuple[int, int, int]) -> int:
 def unpack_color(value: int) -> list[int]:
     """The colour [R, G, B] of a number; see :func:`pack_color`."""
     return [value % 256, value // 256 % 256, value // 65536]
-
-
-def color_name(packed: int) -> str:
-    """A colour as a description writes it, of the number that ``pack_color`` makes of it."""
-    return str(unpack_color(packed))
 
 
 def read_values(file_name: str, in_colors: bool = False) -> np.ndarray:

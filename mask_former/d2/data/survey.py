@@ -23,7 +23,7 @@ from .reading import naming
 MEMORY = "survey.jsonl"
 """The file below the output folder that keeps what was found, for a second survey."""
 _SHOWN = 12
-_FEW = 200  # files that are read before other processes would have started
+_FEW = 100 * 10**6  # bytes that are read about as fast as other processes start
 _LOSSY = (".jpg", ".jpeg")
 _NOT_DRAWN = ("size", "exif_stored")
 
@@ -67,7 +67,7 @@ def survey(description: Description, output: str, workers: int | None = None) ->
     Args:
         description: of the data set.
         output: a folder, which is made.
-        workers: processes; None: one for each CPU, or this one alone for few files.
+        workers: processes; None: one for each CPU, or this one alone for little data.
 
     Raises:
         InputError: a worker was killed, or the folder cannot be made. What is wrong with the data
@@ -87,32 +87,27 @@ def survey(description: Description, output: str, workers: int | None = None) ->
 
 def _gather(row: DescribedSet) -> ReadSplit:
     """The samples of a split; with no categories that would be refused, which are told instead."""
-    problems = list(_problems_of_json(row))
     lenient = row
     if row.split.json is not None:
         lenient = row._replace(description=row.description._replace(ignores_rest=True))
     try:
         samples = lenient.load()
     except InputError as error:
-        return ReadSplit(row, [], [], [*problems, ("split", str(error))])
-    values = row.description.label_values()  # of label maps beside a JSON all are told
-    samples = [
-        {**each, "label_values": values} if "label_values" in each else each for each in samples
-    ]
-    return ReadSplit(row, samples, [], [*problems, *_unpaired(row)])
+        return ReadSplit(row, [], [], [("split", str(error))])
+    for sample in samples:
+        if "label_values" in sample:  # label maps beside a JSON are not read leniently
+            sample["label_values"] = row.description.label_values()
+    return ReadSplit(row, samples, [], [*_problems_of_json(row), *_unpaired(row)])
 
 
 def _problems_of_json(row: DescribedSet) -> Iterator[tuple[str, str]]:
     """Categories that a JSON has otherwise than the description."""
     description = row.description
-    file = description.path(row.split.json) if row.split.json is not None else ""
-    if not os.path.isfile(file):  # loading will tell
+    if row.split.json is None:
         return
-    try:
-        with naming(file, "annotations"), open(file, encoding="utf-8") as stream:
-            content = json.load(stream)
-    except InputError:
-        return
+    file = description.path(row.split.json)
+    with naming(file, "annotations"), open(file, encoding="utf-8") as stream:
+        content = json.load(stream)
     known, found = description.categories(), Counter(_categories(content))
     for category, count in found.items():
         if category not in known and not description.ignores_rest:
@@ -184,7 +179,8 @@ def _examine_all(works: Sequence[Work], output: str, workers: int | None) -> lis
     keys = [work.key() for work in works]
     todo = {key: work for key, work in zip(keys, works, strict=True) if key not in known}
     if workers is None:
-        workers = 1 if len(todo) < _FEW else os.cpu_count() or 1
+        is_little = sum(work.size() for work in todo.values()) < _FEW
+        workers = 1 if is_little else os.cpu_count() or 1
     if todo:
         found = as_they_come(examine, list(todo.values()), workers, "reading")
         with open(folder / MEMORY, "a", encoding="utf-8") as memory:

@@ -1,6 +1,7 @@
 """A survey of a data set to be read: one HTML file with its pictures inside, and a text."""
 
 import base64
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -17,6 +18,7 @@ from .survey_overlays import class_colors, draw_labels
 
 _QUALITY = 85  # of JPEG
 _SPLITS, _CLASSES, _FINDINGS = 8, 20, 10  # that sixty lines have room for
+_LINE = 100  # characters that several examples may take together
 _HEADERS = (
     "split",
     "pictures",
@@ -44,7 +46,7 @@ table {{ border-collapse: collapse; }}
 th, td {{ padding: .25em .7em; text-align: right; white-space: nowrap; }}
 th {{ border-bottom: 1px solid #999; }}
 tr:nth-child(even) td {{ background: #f6f6f6; }}
-th:first-child, td:first-child, td.text {{ text-align: left; }}
+th:first-child, td:first-child, .bars th, .bars td {{ text-align: left; }}
 .bar {{ display: inline-block; width: 110px; height: .75em; margin-right: .5em;
   background: #e4e4e4; }}
 .bar i {{ display: block; height: 100%; }}
@@ -69,7 +71,7 @@ figcaption {{ font-size: 85%; overflow-wrap: anywhere; }}
 <div class="wide">{splits}</div>
 <h2>Classes</h2>
 <p>{legend}</p>
-<div class="wide">{classes}</div>
+<div class="wide bars">{classes}</div>
 <h2>Labels on pictures</h2>
 <p>Rare classes first; each picture was chosen for the class that its caption names.</p>
 <div class="pictures">{pictures}</div>
@@ -92,7 +94,7 @@ def write_report(survey: Survey, file: Path) -> None:
         ranges=escape(_RANGES),
         legend=escape(_legend(description)),
         classes=_class_table(survey),
-        pictures="".join(_figure(description, shown) for shown in survey.shown)
+        pictures="".join(_figure(survey, shown) for shown in survey.shown)
         or "<p>No picture has labels that can be drawn.</p>",
     )
     with replacing(file) as temporary:
@@ -104,19 +106,21 @@ def text(survey: Survey) -> str:
     splits = [_split_row(survey, split) for split in survey.splits[:_SPLITS]]
     lines = [_summary(survey), "", tabulate(splits, _HEADERS, disable_numparse=True)]
     lines += [_more(survey.splits, _SPLITS, "splits"), _RANGES, _legend(survey.description)]
-    classes = list(range(len(survey.description.classes)))
+    names = [entry.name for entry in survey.description.classes]
+    totals = [sum(s.classes[i].pixels for s in survey.splits) for i in range(len(names))]
+    classes = [i for i, pixels in enumerate(totals) if pixels]  # findings name the others
     if len(classes) > _CLASSES:
-        classes.sort(key=lambda i: sum(s.classes[i].pixels for s in survey.splits))
+        classes.sort(key=totals.__getitem__)
     rows = [
-        [survey.description.classes[i].name, *(_class_cell(survey, s, i) for s in survey.splits)]
-        for i in classes[:_CLASSES]
+        [names[i], *(_class_cell(survey, s, i) for s in survey.splits)] for i in classes[:_CLASSES]
     ]
     headers = ["class", *(_short(survey, split) for split in survey.splits)]
     lines.append(tabulate(rows, headers, disable_numparse=True))
     lines.append(_more(classes, _CLASSES, "classes, which have more pixels"))
     for finding in survey.findings[:_FINDINGS]:
         lines.append(f"{_severity(finding)}: {finding.what}: {finding.number}; {finding.remedy}")
-        lines.append(f"    {finding.examples[0]}")
+        examples = ", ".join(finding.examples)
+        lines.append(f"    {examples if len(examples) < _LINE else finding.examples[0]}")
     lines.append(_more(survey.findings, _FINDINGS, "findings"))
     return "\n".join(line for line in lines if line is not None)
 
@@ -232,12 +236,15 @@ def _class_table(survey: Survey) -> str:
     return _table(headers, map(row, range(len(classes))))
 
 
-def _figure(description: Description, shown: Shown) -> str:
-    drawing = draw_labels(description, shown.sample)
+def _figure(survey: Survey, shown: Shown) -> str:
+    """A drawing; its caption has the path below the folder that all those shown have in common."""
+    drawing = draw_labels(survey.description, shown.sample)
     _, jpeg = cv2.imencode(".jpg", drawing[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     content = base64.b64encode(jpeg.tobytes()).decode("ascii")
-    name = description.classes[shown.rarest].name
-    caption = escape(f"{name}: {shown.sample['file_name']} ({shown.split})")
+    name = survey.description.classes[shown.rarest].name
+    folders = [os.path.dirname(each.sample["file_name"]) for each in survey.shown]
+    file = os.path.relpath(shown.sample["file_name"], os.path.commonpath(folders))
+    caption = escape(f"{name}: {file} ({shown.split})")
     return (
         f'<figure><img alt="{caption}" src="data:image/jpeg;base64,{content}">'
         f"<figcaption>{caption}</figcaption></figure>\n"

@@ -116,6 +116,23 @@ def test_two_workers_find_the_same(pairs, surveyed, tmp_path):
     assert surveyed(workers=1) == found
 
 
+@pytest.mark.parametrize("few", [0, 10**8])
+def test_little_data_start_no_processes(pairs, surveyed, monkeypatch, few):
+    used = []
+
+    def alone(prepare, items, workers, title):
+        used.append(workers)
+        return map(prepare, items)
+
+    monkeypatch.setattr(survey_module, "_FEW", few)
+    monkeypatch.setattr(survey_module, "as_they_come", alone)
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
+
+    surveyed()
+
+    assert used == [1 if few else 5]
+
+
 def test_the_order_of_splits_does_not_matter(pairs, save, surveyed):
     save("images/val/bare.png", NOISE[0])
     found = surveyed()
