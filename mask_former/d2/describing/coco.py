@@ -150,7 +150,8 @@ def _yolo_splits(file: str, content: dict[str, Any], output: str) -> Iterator[An
 
 def _yolo_content(images: str, names: dict[int, Any]) -> dict[str, Any]:
     """Content in COCO's format; a picture without a file of labels has no instances."""
-    entries, annotations = [], []
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     labels = re.sub(r"(.*)images", r"\1labels", images)
     for number, path in enumerate(sorted(walk(images, PICTURE_EXTENSIONS)), 1):
         height, width = picture_size(os.path.join(images, path))

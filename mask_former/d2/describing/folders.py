@@ -197,9 +197,9 @@ def _suffixes(images: list[File], labels: list[File]) -> tuple[str, str]:
         by_folder[os.path.dirname(rest)].append(rest)
     votes: Counter[tuple[str, str]] = Counter()
     for file in labels:
-        rest = _nearest(file.rest, by_folder[os.path.dirname(file.rest)])
-        if rest is not None and (prefix := _shared(rest, file.rest)):
-            votes[rest[len(prefix) :], file.rest[len(prefix) :]] += 1
+        near = _nearest(file.rest, by_folder[os.path.dirname(file.rest)])
+        if near is not None and (prefix := _shared(near, file.rest)):
+            votes[near[len(prefix) :], file.rest[len(prefix) :]] += 1
     possible = [pair for pair in votes if pair[0] != pair[1]]
     most = max((votes[pair] for pair in possible), default=0)
     best = [pair for pair in possible if votes[pair] >= 0.9 * most]
@@ -243,6 +243,6 @@ def _paired(images: list[File], labels: list[File], image_suffix: str, label_suf
         f.root is not None and os.path.splitext(f.path)[0] == os.path.join(f.root, f.rest)
         for f in [*pictures.values(), *maps.values()]
     )
-    roots = [str(min(f, default="")).rstrip(os.sep) or "." for f in (image_roots, label_roots)]
+    roots = [str(next(iter(f), "")).rstrip(os.sep) or "." for f in (image_roots, label_roots)]
     roots = roots if is_regular else [".", "."]
     return Found(pairs, roots[0], roots[1], image_suffix, label_suffix, is_regular)

@@ -105,7 +105,7 @@ def _scan_one(arguments: tuple[str, bool | None]) -> _Scanned:
 
 def _palette(picture: Image.Image) -> dict[int, tuple[int, int, int]]:
     numbers = picture.getpalette("RGB") or []
-    colors = [tuple(numbers[i : i + 3]) for i in range(0, len(numbers), 3)]
+    colors = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
     return {i: color for i, color in enumerate(colors) if i == 0 or any(color)}
 
 
