@@ -41,6 +41,7 @@ Record = dict[str, Any]
 _FORMAT = 1  # to be raised when a record changes
 _MOST_VALUES = 4096  # that a label map has; one with more is a picture
 _CHANNELS = {"1": "1 bit", "P": "palette of 8 bits", "L": "8 bits", "F": "32 bits, floating point"}
+_LABELS = {"sem_seg_file_name", "pan_seg_file_name", "annotations"}
 _NO_RANGE = ("I", "F")  # modes of Pillow that read_picture refuses
 
 
@@ -122,7 +123,8 @@ def _examine_picture(record: Record, sample: Sample) -> np.ndarray | None:
         "flat": bool(flat),
     }
     height, width = image.shape[:2]
-    if turn in (2, 3, 4) or (turn > 4 and height == width):
+    is_labelled = not _LABELS.isdisjoint(sample)
+    if is_labelled and (turn in (2, 3, 4) or (turn > 4 and height == width)):
         _tell(record, "exif_unclear", f"{file_name} (EXIF orientation {turn})")
     return image
 

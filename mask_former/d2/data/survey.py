@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,8 +199,12 @@ def _remembered(file: Path) -> dict[str, Record]:
     lines = file.read_bytes().split(b"\n")
     if cut := lines.pop():
         os.truncate(file, file.stat().st_size - len(cut))
-    entries = [json.loads(line) for line in lines]
-    return {entry["key"]: entry["record"] for entry in entries}
+    records = {}
+    for line in lines:
+        with suppress(ValueError):  # what two surveys wrote at once is read again
+            entry = json.loads(line)
+            records[entry["key"]] = entry["record"]
+    return records
 
 
 def _choose(read: Sequence[ReadSplit], counted: Sequence[SplitSurvey]) -> Iterator[Shown]:
