@@ -12,17 +12,12 @@ from detectron2.checkpoint import DetectionCheckpointer
 from tabulate import tabulate
 from torch import nn
 
+from .class_layer import go_over_by_name, other_class_counts
 from .errors import InputError
+from .model_record import ModelRecord
 from .run.files import remove_unfinished, replacing
-from .weights import Unreadable, read_weights
-
-# Entries with a row for each class and one for "no object".
-_CLASS_ENTRIES = (
-    "sem_seg_head.predictor.class_embed.weight",
-    "sem_seg_head.predictor.class_embed.bias",
-    "criterion.empty_weight",
-)
-
+from .weights import RECORD_KEY, Unreadable, fetch_weights, read_weights
+from .zoo import zoo_class_names
 
 _BY_END = "?matching_heuristics=True"
 _LISTED = 5
@@ -51,6 +46,8 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         strict_classes: refuse weights of another number of classes, as evaluation needs; else the
             class layer starts anew, as fine-tuning needs. A resumed run always refuses.
         options: may be set again until something is loaded.
+        class_names: of the model; if given, rows of the class layer go over by name, except where
+            ``strict_classes`` holds. See ``MODEL.CLASSES_BY_NAME``.
         kwargs: as Detectron2's, above all what to save beside the model.
     """
 
@@ -61,11 +58,13 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         *,
         strict_classes: bool = True,
         options: LoadOptions | None = None,
+        class_names: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(model, save_dir, **kwargs)
         self.strict_classes = strict_classes
         self.options = options or LoadOptions()
+        self.class_names = class_names
         self.unsaved = ""
         """Why the last checkpoint could not be saved; empty: it was."""
         self._by_end = False
@@ -154,9 +153,8 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         path = path or ""
         self._by_end = path.endswith(_BY_END)
         path = path.removesuffix(_BY_END)
-        if path and "://" not in path and not os.path.isfile(path):
-            raise Unreadable(f"no weights at {path}; mend MODEL.WEIGHTS, or fetch the file first")
         try:
+            path = path and fetch_weights(path)
             rest = super().load(path, checkpointables)
             trainer = self.checkpointables.get("trainer") if checkpointables is None else None
             self._last_iteration = getattr(trainer, "iter", None)
@@ -175,7 +173,10 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         file, weights = checkpoint.pop("file"), checkpoint["model"]
         number = len(weights)
-        anew = _entries_of_other_classes(weights, self.model.state_dict())
+        if self.class_names and not self.strict_classes:
+            names = _names_in(checkpoint, file)
+            go_over_by_name(weights, self.model, names, self.class_names, file)
+        anew = other_class_counts(weights, self.model)
         if anew and self.strict_classes:
             raise InputError(_other_classes(file, *next(iter(anew.values()))))
         for key in anew:
@@ -244,16 +245,11 @@ def _require_same_model(file: str, incompatible: Any) -> None:
         )
 
 
-def _entries_of_other_classes(
-    weights: dict[str, Any], expected: dict[str, torch.Tensor]
-) -> dict[str, tuple[int, int]]:
-    """Keys of a checkpoint with another number of classes; that number, and the model's."""
-    stale = {}
-    for key, value in weights.items():
-        name = key.removeprefix("module.")
-        if name in _CLASS_ENTRIES and name in expected and len(value) != len(expected[name]):
-            stale[key] = (len(value) - 1, len(expected[name]) - 1)
-    return stale
+def _names_in(checkpoint: dict[str, Any], file: str) -> list[str]:
+    """The classes that a file names, or its own name, if that is of the zoo; or none."""
+    if RECORD_KEY in checkpoint:
+        return ModelRecord.parse(checkpoint[RECORD_KEY], file).names
+    return zoo_class_names(file)
 
 
 @contextmanager
