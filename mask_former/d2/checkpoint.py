@@ -46,6 +46,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         strict_classes: refuse weights of another number of classes, as evaluation needs; else the
             class layer starts anew, as fine-tuning needs. A resumed run always refuses.
         options: may be set again until something is loaded.
+        record: of the model, saved beside it.
         class_names: of the model; if given, rows of the class layer go over by name, except where
             ``strict_classes`` holds. See ``MODEL.CLASSES_BY_NAME``.
         kwargs: as Detectron2's, above all what to save beside the model.
@@ -58,10 +59,12 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         *,
         strict_classes: bool = True,
         options: LoadOptions | None = None,
+        record: ModelRecord | None = None,
         class_names: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, save_dir, **kwargs)
+        recorded = {} if record is None else {RECORD_KEY: record}
+        super().__init__(model, save_dir, **recorded, **kwargs)
         self.strict_classes = strict_classes
         self.options = options or LoadOptions()
         self.class_names = class_names

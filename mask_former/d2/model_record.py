@@ -259,9 +259,10 @@ def load_trained_config(
 
 def _fill_in_classes(cfg: CfgNode) -> None:
     """Puts the classes of the weights in place of data sets that nobody has registered."""
-    if not cfg.MODEL.WEIGHTS or known_classes(cfg):
+    weights = cfg.MODEL.WEIGHTS
+    if not weights or weights.endswith(".pkl") or known_classes(cfg):  # none of ours is a pickle
         return
-    record = read_record(cfg.MODEL.WEIGHTS)
+    record = read_record(weights)
     if record is not None and len(record.classes) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (record.register(),)
 

@@ -50,7 +50,6 @@ from .solver import (
     settings_kept,
 )
 from .tta import SemanticSegmentorWithTTA
-from .weights import RECORD_KEY
 
 _MAPPERS = {
     "mask_former_semantic": MaskFormerSemanticDatasetMapper,
@@ -187,9 +186,9 @@ class Trainer(DefaultTrainer):
             self.model,
             cfg.OUTPUT_DIR,
             strict_classes=False,
+            record=record,
             class_names=record.names_to_go_by(cfg),
             trainer=weakref.proxy(self),
-            **{RECORD_KEY: record},
         )
         self._stop = StopOnSignal()
         self.register_hooks(self.build_hooks())

@@ -87,8 +87,9 @@ def read_entry_of_record(file: str) -> Any:
         if file.endswith(".safetensors"):
             with _safetensors(file) as content:
                 return _record_in_header(content.metadata() or {})
-        if not zipfile.is_zipfile(file):  # older than any file that has one
-            return None
+        with open(file, "rb") as stream:
+            if stream.read(2) != b"PK":  # no zip file: older than any that has one
+                return None
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         return content.get(RECORD_KEY) if isinstance(content, dict) else None
 

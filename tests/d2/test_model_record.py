@@ -44,7 +44,7 @@ def saved(tmp_path_factory):
     model = build_model(cfg)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("gone_train",), ("gone_val",)
     record = record._replace(config=cfg.dump())
-    MaskFormerCheckpointer(model, str(folder), **{RECORD_KEY: record}).save("model_final", note=3)
+    MaskFormerCheckpointer(model, str(folder), record=record).save("model_final", note=3)
     return folder / "model_final.pth"
 
 
@@ -216,6 +216,24 @@ def test_files_of_the_zoo_are_told_their_configuration(saved, tmp_path):
         load_predictor(str(tmp_path / "model_final_d8dbeb.pkl"))
 
 
+def test_hostile_and_broken_files(saved, tmp_path):
+    hostile = tmp_path / "hostile.pth"
+    torch.save({"model": {}, RECORD_KEY: tmp_path}, hostile)
+    with pytest.raises(InputError, match=r"hostile\.pth names pathlib\.\S+, which weights do not"):
+        load_predictor(str(hostile))
+    broken = tmp_path / "broken.pth"
+    broken.write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"cannot read the weights .*broken\.pth .*truncated"):
+        load_predictor(str(broken))
+
+
+def test_a_configuration_with_a_pickle_reads_no_record(tmp_path):
+    opts = ["MODEL.WEIGHTS", "detectron2://ImageNetPretrained/torchvision/R-50.pkl"]
+    opts += ["DATASETS.TRAIN", "('of_another_script',)", "DATASETS.TEST", "('of_another_script',)"]
+    cfg = load_trained_config(SHAPES, opts)
+    assert cfg.DATASETS.TEST == ("of_another_script",)
+
+
 def test_no_weights_at_all():
     with pytest.raises(InputError, match="load_predictor has no weights, None is given alone"):
         load_predictor()
@@ -246,8 +264,7 @@ def test_resuming_with_other_classes(saved, tmp_path):
     (folder / "model_final.pth").write_bytes(saved.read_bytes())
     (folder / "last_checkpoint").write_text("model_final.pth")
     for now, refused in ((record, False), (record._replace(classes=classes), True)):
-        kwargs = {RECORD_KEY: now}
-        checkpointer = MaskFormerCheckpointer(build_model(cfg), str(folder), **kwargs)
+        checkpointer = MaskFormerCheckpointer(build_model(cfg), str(folder), record=now)
         if refused:
             with pytest.raises(InputError, match="class 0 is 'sky' in the run, but 'grass' in the"):
                 checkpointer.resume_or_load("", resume=True)
