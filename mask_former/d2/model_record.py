@@ -16,6 +16,7 @@ from detectron2.data.catalog import Metadata
 from .. import __version__
 from .config import get_mask_former_cfg, load_config
 from .config_merging import merge_text
+from .data.datasets import register_descriptions
 from .errors import InputError
 from .weights import fetch_weights, read_entry_of_record
 from .zoo import zoo_config
@@ -173,6 +174,7 @@ def _check_class(entry: Any, file: str) -> None:
 
 def known_classes(cfg: CfgNode) -> list[Class]:
     """The classes of the first training set, else of the first test set; none if neither tells."""
+    register_descriptions(cfg)
     for name in (*cfg.DATASETS.TRAIN[:1], *cfg.DATASETS.TEST[:1]):
         if name in MetadataCatalog:
             classes = classes_of(MetadataCatalog.get(name), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
