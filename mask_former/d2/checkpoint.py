@@ -85,9 +85,9 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         model = self.model.state_dict()
-        if broken := [key for key, value in model.items() if not value.isfinite().all()]:
+        if (broken := _not_finite(model)) is not None:
             raise Diverged(
-                f"the training has diverged: {broken[0]} is not finite, and {name} was not saved; "
+                f"the training has diverged: {broken} is not finite, and {name} was not saved; "
                 "lower SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS)"
             )
         states = {key: part.state_dict() for key, part in self.checkpointables.items()}
@@ -151,7 +151,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
 
         Raises:
             InputError: the file is missing, broken, not safe to read, of another number of classes,
-                or too little of it fits the model.
+                has numbers that are not finite, or too little of it fits the model.
         """
         path = path or ""
         self._by_end = path.endswith(_BY_END)
@@ -185,6 +185,11 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         for key in anew:
             del weights[key]
         incompatible = self._fill_model(file, checkpoint)
+        if (broken := _not_finite(self.model.state_dict())) is not None:
+            raise InputError(
+                f"{broken} is not finite after {file} was loaded, as a training that has diverged "
+                "leaves it; give other weights"
+            )
         # The model's own count is larger: PyTorch does not miss num_batches_tracked in old files.
         unused = len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes)
         loaded = number - len(anew) - unused
@@ -218,6 +223,11 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """Nothing more: the table has told."""
+
+
+def _not_finite(model: dict[str, torch.Tensor]) -> str | None:
+    """The first weight or statistic that has an infinite number or none; None: all are finite."""
+    return next((key for key, value in model.items() if not value.isfinite().all()), None)
 
 
 def _other_classes(file: str, found: int, expected: int) -> str:

@@ -64,11 +64,12 @@ def read_weights(file: str, *, trusted: bool = False) -> dict[str, Any]:
 
 
 def fetch_weights(path: str) -> str:
-    """The file on this disk that a path or an address names, fetched if need be.
+    """The file on this disk that a path, with ``~``, or an address names, fetched if need be.
 
     Raises:
         InputError: there is none, or it cannot be fetched.
     """
+    path = os.path.expanduser(path)
     if "://" not in path and not os.path.isfile(path):
         raise Unreadable(f"no weights at {path}; mend MODEL.WEIGHTS, or fetch the file first")
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from safetensors.torch import save_file
 
@@ -75,6 +76,15 @@ def test_what_stands_in_the_file(saved):
     assert [entry["name"] for entry in record["classes"]] == NAMES
     told = record["ignore_value"], record["input_format"], record["version"]
     assert told == (255, "RGB", mask_former.__version__)
+
+
+def test_other_programs_load_the_file(saved):
+    """Detectron2's own checkpointer, which knows nothing of the record."""
+    model = build_model(load_config(SHAPES, device="cpu"))
+    rest = DetectionCheckpointer(model).load(str(saved))
+    assert rest["note"] == 3
+    weights = torch.load(saved)["model"]
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
 def test_the_file_alone(saved, monkeypatch, tmp_path):
