@@ -37,6 +37,7 @@ from mask_former.d2.describing.command import add_arguments, tell
 from mask_former.d2.describing.describe import Request, describe
 from mask_former.d2.errors import InputError
 from mask_former.d2.fuse_norms import optimize_for_inference
+from mask_former.d2.model_record import load_trained_config
 from mask_former.d2.run.dry_run import dry_run
 from mask_former.d2.run.files import replacing
 from mask_former.d2.run.processes import join_group, launched_by_torchrun, run_processes
@@ -116,7 +117,11 @@ def load_options(args: argparse.Namespace) -> LoadOptions:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """The frozen configuration of a run; sets up its logs and its random numbers."""
-    cfg = load_config(args.config_file or None, args.opts, "cpu" if args.num_gpus == 0 else None)
+    device = "cpu" if args.num_gpus == 0 else None
+    if args.eval_only and not args.config_file:  # the weights may carry theirs
+        cfg = load_trained_config(None, args.opts, device, evaluate=True)
+    else:
+        cfg = load_config(args.config_file or None, args.opts, device)
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed()
     check_solver(cfg)

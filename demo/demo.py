@@ -21,15 +21,16 @@ except ImportError as error:
     sys.exit(f"error: {error}")
 import cv2
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from outputs import Targets, name_targets
 from PIL import Image
 from predictor import VisualizationDemo
 from video import name_video, open_capture, write_video
 
-from mask_former.d2.config import load_config
 from mask_former.d2.data.reading import read_image
 from mask_former.d2.errors import InputError
+from mask_former.d2.model_record import load_trained_config, read_record
 from mask_former.d2.visualization.regions import Found
 from mask_former.d2.visualization.saving import SAVERS
 
@@ -77,9 +78,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--config-file",
         metavar="FILE",
-        default=str(CONFIG),
         type=home,
-        help="YAML; default: %(default)s",
+        help=f"YAML; default: that in the weights, if train_net.py wrote them, else {CONFIG}",
+    )
+    add(
+        "--weights",
+        metavar="FILE",
+        type=home,
+        help="a checkpoint; one of train_net.py needs nothing beside it, not even --config-file",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--webcam", action="store_true", help="show camera 0, live")
@@ -196,11 +202,11 @@ def segment_picture(demo: VisualizationDemo, picture: str, files: Targets | None
 
 def build_demo(args: argparse.Namespace) -> VisualizationDemo:
     """The model of the command line, with its weights."""
-    cfg = load_config(args.config_file, args.opts)
+    cfg = configuration(args)
     if not cfg.MODEL.WEIGHTS or "://ImageNetPretrained/" in cfg.MODEL.WEIGHTS:
         raise InputError(
             f"MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS!r}, from which a training starts: the model has "
-            "learnt no classes yet; name a trained one with --opts MODEL.WEIGHTS FILE"
+            "learnt no classes yet; name a trained one with --weights FILE"
         )
     threshold = args.confidence_threshold
     if threshold is not None:
@@ -218,6 +224,17 @@ def build_demo(args: argparse.Namespace) -> VisualizationDemo:
         instance_threshold=INSTANCE_SCORE if threshold is None else threshold,
         fast=args.fast,
     )
+
+
+def configuration(args: argparse.Namespace) -> CfgNode:
+    """That of ``--config-file``, else that in the weights, else the published model's."""
+    if args.weights is not None:
+        return load_trained_config(args.config_file, ["MODEL.WEIGHTS", args.weights, *args.opts])
+    file = args.config_file
+    weights = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
+    if file is None and (not weights or read_record(weights) is None):
+        file = str(CONFIG)
+    return load_trained_config(file, args.opts)
 
 
 def find_pictures(names: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,31 @@ def test_trains_resumes_and_evaluates(tmp_path):
     truth = (tmp_path / "camvid/annotations/val").iterdir()
     assert_accuracy(of_last["sem_seg"], tmp_path / "out/inference", truth)
     assert of_last["sem_seg"]["pACC"] == of_file["sem_seg"]["pACC"]
+
+
+@pytest.mark.usefixtures("images")
+def test_a_checkpoint_is_evaluated_alone_and_gives_its_classes(tmp_path):
+    train_net.main(parse(tmp_path))
+    checkpoint = str(tmp_path / "out" / "model_final.pth")
+    record = torch.load(checkpoint, weights_only=True)["mask_former"]
+    names = [entry["name"] for entry in record["classes"]]
+    assert names == MetadataCatalog.get("camvid_sem_seg_train").stuff_classes
+    expected = train_net.main(parse(tmp_path, "--eval-only", MODEL__WEIGHTS=checkpoint))
+    other = {"MODEL.WEIGHTS": checkpoint, "OUTPUT_DIR": tmp_path / "other"}
+    line = ["--eval-only", "--num-gpus", "0", *flat(other)]
+    alone = train_net.main(train_net.argument_parser().parse_args(line))
+    np.testing.assert_equal(alone, expected)
+    train_net.main(
+        parse(
+            tmp_path,
+            OUTPUT_DIR=tmp_path / "third",
+            MODEL__WEIGHTS=checkpoint,
+            MODEL__CLASSES_BY_NAME=True,
+            SOLVER__MAX_ITER=0,
+        )
+    )
+    told = (tmp_path / "third" / "log.txt").read_text(encoding="utf-8")
+    assert re.search(rf"go over +11  {', '.join(names)}\nstart anew +0", told)
 
 
 @pytest.mark.usefixtures("images")

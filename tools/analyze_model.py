@@ -7,7 +7,8 @@ r"""Counts parameters, FLOPs and activations of a model, or prints its structure
 With --use-fixed-input-size the input is one square of zeros, as large as the training crop
 (INPUT.CROP.SIZE), and no data set is needed; without it, the first images of DATASETS.TEST. One
 multiply-add is one FLOP. Counted is what the paper counts, not the short cuts that evaluation
-takes. No number depends on the weights, so none are loaded.
+takes. No number depends on the weights, so none are loaded. In place of --config-file,
+MODEL.WEIGHTS may name a checkpoint of train_net.py, which carries its configuration.
 """
 
 import argparse
@@ -34,13 +35,13 @@ from torch import nn
 from tqdm import tqdm
 
 from mask_former.d2.build.model import build_model
-from mask_former.d2.config import load_config
 from mask_former.d2.data.checks import check_dataset
 from mask_former.d2.data.datasets import register_descriptions
 from mask_former.d2.data.mappers import EvaluationMapper
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.errors import InputError
 from mask_former.d2.meta_arch import MaskFormer
+from mask_former.d2.model_record import load_trained_config
 
 GIGA, MEGA = 1e9, 1e6
 ATTENTION = "aten::scaled_dot_product_attention"
@@ -175,7 +176,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", required=True, metavar="FILE", help="YAML")
+    add("--config-file", metavar="FILE", help="YAML; default: that in MODEL.WEIGHTS")
     add("--tasks", required=True, nargs="+", choices=TASKS, help="one or several")
     add("-n", "--num-inputs", type=_positive, default=100, help="images (default: %(default)s)")
     add("--use-fixed-input-size", action="store_true", help="one input of zeros, no data set")
@@ -185,7 +186,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="KEY VALUE",
         help="override the file; not right after --tasks",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.config_file is None and "MODEL.WEIGHTS" not in args.opts[::2]:
+        parser.error("there is no model; name --config-file FILE, or MODEL.WEIGHTS CHECKPOINT")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -193,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with telling_errors():
         # The counts are the same on any device.
-        cfg = load_config(args.config_file, args.opts, device="cpu")
+        cfg = load_trained_config(args.config_file, args.opts, device="cpu", evaluate=True)
         model = build_model(cfg).eval()
         counted = AsPublished(model) if isinstance(model, MaskFormer) else model
 

@@ -12,17 +12,12 @@ from detectron2.checkpoint import DetectionCheckpointer
 from tabulate import tabulate
 from torch import nn
 
+from .class_layer import go_over_by_name, other_class_counts
 from .errors import InputError
+from .model_record import ModelRecord
 from .run.files import remove_unfinished, replacing
-from .weights import Unreadable, read_weights
-
-# Entries with a row for each class and one for "no object".
-_CLASS_ENTRIES = (
-    "sem_seg_head.predictor.class_embed.weight",
-    "sem_seg_head.predictor.class_embed.bias",
-    "criterion.empty_weight",
-)
-
+from .weights import RECORD_KEY, Unreadable, fetch_weights, read_weights
+from .zoo import zoo_class_names
 
 _BY_END = "?matching_heuristics=True"
 _LISTED = 5
@@ -51,6 +46,9 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         strict_classes: refuse weights of another number of classes, as evaluation needs; else the
             class layer starts anew, as fine-tuning needs. A resumed run always refuses.
         options: may be set again until something is loaded.
+        record: of the model, saved beside it.
+        class_names: of the model; if given, rows of the class layer go over by name, except where
+            ``strict_classes`` holds. See ``MODEL.CLASSES_BY_NAME``.
         kwargs: as Detectron2's, above all what to save beside the model.
     """
 
@@ -61,11 +59,15 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         *,
         strict_classes: bool = True,
         options: LoadOptions | None = None,
+        record: ModelRecord | None = None,
+        class_names: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, save_dir, **kwargs)
+        recorded = {} if record is None else {RECORD_KEY: record}
+        super().__init__(model, save_dir, **recorded, **kwargs)
         self.strict_classes = strict_classes
         self.options = options or LoadOptions()
+        self.class_names = class_names
         self.unsaved = ""
         """Why the last checkpoint could not be saved; empty: it was."""
         self._by_end = False
@@ -83,9 +85,9 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         model = self.model.state_dict()
-        if broken := [key for key, value in model.items() if not value.isfinite().all()]:
+        if (broken := _not_finite(model)) is not None:
             raise Diverged(
-                f"the training has diverged: {broken[0]} is not finite, and {name} was not saved; "
+                f"the training has diverged: {broken} is not finite, and {name} was not saved; "
                 "lower SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS)"
             )
         states = {key: part.state_dict() for key, part in self.checkpointables.items()}
@@ -149,14 +151,13 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
 
         Raises:
             InputError: the file is missing, broken, not safe to read, of another number of classes,
-                or too little of it fits the model.
+                has numbers that are not finite, or too little of it fits the model.
         """
         path = path or ""
         self._by_end = path.endswith(_BY_END)
         path = path.removesuffix(_BY_END)
-        if path and "://" not in path and not os.path.isfile(path):
-            raise Unreadable(f"no weights at {path}; mend MODEL.WEIGHTS, or fetch the file first")
         try:
+            path = path and fetch_weights(path)
             rest = super().load(path, checkpointables)
             trainer = self.checkpointables.get("trainer") if checkpointables is None else None
             self._last_iteration = getattr(trainer, "iter", None)
@@ -175,12 +176,20 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         file, weights = checkpoint.pop("file"), checkpoint["model"]
         number = len(weights)
-        anew = _entries_of_other_classes(weights, self.model.state_dict())
+        if self.class_names and not self.strict_classes:
+            names = _names_in(checkpoint, file)
+            go_over_by_name(weights, self.model, names, self.class_names, file)
+        anew = other_class_counts(weights, self.model)
         if anew and self.strict_classes:
             raise InputError(_other_classes(file, *next(iter(anew.values()))))
         for key in anew:
             del weights[key]
         incompatible = self._fill_model(file, checkpoint)
+        if (broken := _not_finite(self.model.state_dict())) is not None:
+            raise InputError(
+                f"{broken} is not finite after {file} was loaded, as a training that has diverged "
+                "leaves it; give other weights"
+            )
         # The model's own count is larger: PyTorch does not miss num_batches_tracked in old files.
         unused = len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes)
         loaded = number - len(anew) - unused
@@ -216,6 +225,11 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         """Nothing more: the table has told."""
 
 
+def _not_finite(model: dict[str, torch.Tensor]) -> str | None:
+    """The first weight or statistic that has an infinite number or none; None: all are finite."""
+    return next((key for key, value in model.items() if not value.isfinite().all()), None)
+
+
 def _other_classes(file: str, found: int, expected: int) -> str:
     return (
         f"{file} has {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}; set it to "
@@ -244,16 +258,11 @@ def _require_same_model(file: str, incompatible: Any) -> None:
         )
 
 
-def _entries_of_other_classes(
-    weights: dict[str, Any], expected: dict[str, torch.Tensor]
-) -> dict[str, tuple[int, int]]:
-    """Keys of a checkpoint with another number of classes; that number, and the model's."""
-    stale = {}
-    for key, value in weights.items():
-        name = key.removeprefix("module.")
-        if name in _CLASS_ENTRIES and name in expected and len(value) != len(expected[name]):
-            stale[key] = (len(value) - 1, len(expected[name]) - 1)
-    return stale
+def _names_in(checkpoint: dict[str, Any], file: str) -> list[str]:
+    """The classes that a file names, or its own name, if that is of the zoo; or none."""
+    if RECORD_KEY in checkpoint:
+        return ModelRecord.parse(checkpoint[RECORD_KEY], file).names
+    return zoo_class_names(file)
 
 
 @contextmanager

@@ -71,7 +71,10 @@ def arguments_from(node: CfgNode, arguments: Mapping[str, str]) -> dict[str, Any
 
 
 def load_config(
-    file: str | None = None, opts: Sequence[Any] = (), device: str | None = None
+    file: str | None = None,
+    opts: Sequence[Any] = (),
+    device: str | None = None,
+    base: CfgNode | None = None,
 ) -> CfgNode:
     """The configuration of a command: the defaults, then a file, then the command line.
 
@@ -79,6 +82,7 @@ def load_config(
         file: YAML.
         opts: KEY VALUE pairs, which override the file; as in :func:`merge_opts`.
         device: overrides ``MODEL.DEVICE`` of both.
+        base: in place of the defaults; changed.
 
     Returns:
         Not frozen. A device that ``device`` or ``opts`` name is used. That of the file or of the
@@ -89,7 +93,7 @@ def load_config(
     Raises:
         InputError: a file, a key or a value is bad, or the device that is named cannot be used.
     """
-    cfg = get_mask_former_cfg()
+    cfg = get_mask_former_cfg() if base is None else base
     if file is not None:
         merge_yaml(cfg, file)
     merge_opts(cfg, opts)
@@ -165,6 +169,8 @@ def add_mask_former_config(cfg: CfgNode) -> None:
     # Ours: the same numbers, but for float noise, in less time or memory.
     cfg.MODEL.COMPILE = False  # backbone and head, by torch.compile
     cfg.MODEL.CHANNELS_LAST = False
+    # Ours. MODEL.WEIGHTS of other classes give a class of the same name its row of the class layer.
+    cfg.MODEL.CLASSES_BY_NAME = False
     cfg.MODEL.RESNETS.USE_CHECKPOINT = False  # gradient checkpointing, as MODEL.SWIN's
     cfg.SOLVER.AMP.DTYPE = "float16"  # or "bfloat16", of SOLVER.AMP.ENABLED
     # Ours. True: scales resample the image that the test loader has resized, as published.

@@ -7,11 +7,13 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import IO, Any
 
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
+from fvcore.common.config import BASE_KEY
 
 from .errors import InputError, did_you_mean
 
@@ -41,8 +43,36 @@ def merge_yaml(cfg: CfgNode, path: str) -> None:
 
     read_yaml(path)  # Detectron2 itself would only assert that the file is there
     merged = SafeNode(cfg)
-    try:
+    with _telling_faults(cfg, path, contents):
         merged.merge_from_file(path, allow_unsafe=False)
+    plain = type(cfg)(merged)
+    cfg.clear()
+    cfg.update(plain)
+
+
+def merge_text(cfg: CfgNode, text: str, source: str) -> None:
+    """Merge YAML that stands alone, as a checkpoint has it, as safely as :func:`merge_yaml`.
+
+    Args:
+        cfg: changed in place.
+        text: without ``_BASE_``, which would have a file opened.
+        source: where the text is from, for errors.
+
+    Raises:
+        InputError: as :func:`merge_yaml`.
+    """
+    content = _load_yaml(text, source, "configuration")
+    if BASE_KEY in content:
+        raise InputError(f"{source}: {BASE_KEY} names another file; here all keys stand in one")
+    with _telling_faults(cfg, source, {source: content}):
+        cfg.merge_from_other_cfg(CfgNode(content))
+
+
+@contextmanager
+def _telling_faults(cfg: CfgNode, path: str, contents: dict[str, dict[str, Any]]) -> Iterator[None]:
+    """Names the file and the key of what yacs and Detectron2 refuse."""
+    try:
+        yield
     except InputError:
         raise
     except (AssertionError, KeyError, ValueError) as error:  # how yacs and Detectron2 refuse
@@ -52,9 +82,6 @@ def merge_yaml(cfg: CfgNode, path: str) -> None:
         unknown = isinstance(error, KeyError)
         sentence = _unknown_key(cfg, key, source) if unknown else f"{source}: {message}"
         raise InputError(sentence) from error
-    plain = type(cfg)(merged)
-    cfg.clear()
-    cfg.update(plain)
 
 
 def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
@@ -108,16 +135,23 @@ def read_yaml(filename: str, what: str = "configuration") -> dict[str, Any]:
     """
     try:
         with PathManager.open(filename, "r") as file:
-            content = yaml.load(file, _SafeLoader)
+            return _load_yaml(file, filename, what)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"cannot read the {what} {filename}: {error}; give the path of a YAML file "
             "(--config-file, `_BASE_` in the file that is based on it, DATASETS.DESCRIPTIONS)"
         ) from error
+
+
+def _load_yaml(text: str | IO[str], source: str, what: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(text, _SafeLoader)
     except yaml.MarkedYAMLError as error:
-        raise InputError(_yaml_problem(filename, error)) from error
+        raise InputError(_yaml_problem(source, error)) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{filename} holds {content!r}; a {what} is a map of keys")
+        raise InputError(f"{source} holds {content!r}; a {what} is a map of keys")
     return content
 
 

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from torch import nn
 
 from .build.head import check_one_of
 from .build.model import build_model
 from .checkpoint import MaskFormerCheckpointer
-from .config import load_config
 from .data.augmentation import ResizeShortestEdge
 from .errors import InputError
 from .fuse_norms import optimize_for_inference
+from .model_record import load_trained_config
 
 Sample = dict[str, Any]
 Result = dict[str, Any]
@@ -36,6 +37,8 @@ class Predictor(DefaultPredictor):
         side = cfg.INPUT.MIN_SIZE_TEST
         self.aug = ResizeShortestEdge([side, side], cfg.INPUT.MAX_SIZE_TEST)
         self.input_format = cfg.INPUT.FORMAT
+        if cfg.DATASETS.TEST:
+            self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
 
     def __call__(self, picture: np.ndarray) -> Result:
         """The result of one picture [H, W, 3]; BGR, uint8."""
@@ -140,16 +143,28 @@ def _divisor(model: nn.Module) -> int:
     return max(1, holder.size_divisibility)
 
 
-def load_predictor(config_file: str, weights: str, opts: Sequence[Any] = ()) -> Predictor:
-    """A predictor from two files, on a GPU where there is one, else on the CPU.
+def load_predictor(
+    config_file: str | None = None, weights: str | None = None, opts: Sequence[Any] = ()
+) -> Predictor:
+    """A predictor from a checkpoint, on a GPU where there is one, else on the CPU.
+
+    ``load_predictor("model_final.pth")`` is enough for files that we saved: they carry their
+    configuration and their classes. Others need ``load_predictor("config.yaml", "weights.pkl")``.
 
     Args:
-        config_file: YAML.
+        config_file: YAML, which wins over that in the checkpoint; given alone, the checkpoint.
         weights: a checkpoint.
-        opts: KEY VALUE pairs that override the file.
+        opts: KEY VALUE pairs that override either configuration.
 
     Raises:
-        InputError: a file is missing or bad, they do not fit each other, or ``opts`` name a
-            device that cannot be used.
+        InputError: a file is missing or bad, they do not fit each other, the checkpoint alone does
+            not suffice, or ``opts`` name a device that cannot be used.
     """
-    return Predictor(load_config(config_file, ["MODEL.WEIGHTS", weights, *opts]))
+    if weights is None:
+        config_file, weights = None, config_file
+    if weights is None or weights.endswith((".yaml", ".yml")):
+        raise InputError(
+            f"load_predictor has no weights, {weights} is given alone; give a checkpoint, or a "
+            "configuration and a checkpoint"
+        )
+    return Predictor(load_trained_config(config_file, ["MODEL.WEIGHTS", weights, *opts]))

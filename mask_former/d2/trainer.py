@@ -34,6 +34,7 @@ from .data.mappers import (
 from .errors import InputError
 from .evaluation.choice import build_evaluator, choose_evaluators
 from .mixed_precision import MixedPrecisionTrainer
+from .model_record import ModelRecord
 from .run.data_order import OrderedLoader, build_train_loader
 from .run.interruption import CheckpointOnFailure, StopOnSignal, Stopped, describe_divergence
 from .run.processes import distributed
@@ -180,8 +181,14 @@ class Trainer(DefaultTrainer):
         self._losses: dict[str, torch.Tensor] = {}
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        record = ModelRecord.of(cfg)
         self.checkpointer = MaskFormerCheckpointer(
-            self.model, cfg.OUTPUT_DIR, strict_classes=False, trainer=weakref.proxy(self)
+            self.model,
+            cfg.OUTPUT_DIR,
+            strict_classes=False,
+            record=record,
+            class_names=record.names_to_go_by(cfg),
+            trainer=weakref.proxy(self),
         )
         self._stop = StopOnSignal()
         self.register_hooks(self.build_hooks())

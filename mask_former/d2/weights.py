@@ -5,6 +5,8 @@ rebuilds arrays, tensors and plain containers, and those names are answered by f
 """
 
 import io
+import json
+import os
 import pickle
 import re
 import zipfile
@@ -15,8 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.utils.file_io import PathManager
 
 from .errors import InputError
+
+RECORD_KEY = "mask_former"
+"""What a file says of its model stands here, see ``model_record``; other programs ignore it."""
 
 _UNDECODABLE = (
     pickle.UnpicklingError,
@@ -57,13 +63,47 @@ def read_weights(file: str, *, trusted: bool = False) -> dict[str, Any]:
     return checkpoint
 
 
+def fetch_weights(path: str) -> str:
+    """The file on this disk that a path, with ``~``, or an address names, fetched if need be.
+
+    Raises:
+        InputError: there is none, or it cannot be fetched.
+    """
+    path = os.path.expanduser(path)
+    if "://" not in path and not os.path.isfile(path):
+        raise Unreadable(f"no weights at {path}; mend MODEL.WEIGHTS, or fetch the file first")
+    try:
+        return PathManager.get_local_path(path)
+    except OSError as error:
+        raise Unreadable(f"cannot read the weights {path}: {error}; mend MODEL.WEIGHTS") from error
+
+
+def read_entry_of_record(file: str) -> Any:
+    """What a file says of its model, without reading the weights; None: it says nothing.
+
+    Raises:
+        InputError: as :func:`read_weights`.
+    """
+    with _naming(file):
+        if file.endswith(".safetensors"):
+            with _safetensors(file) as content:
+                return _record_in_header(content.metadata() or {})
+        with open(file, "rb") as stream:
+            if stream.read(2) != b"PK":  # no zip file: older than any that has one
+                return None
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return content.get(RECORD_KEY) if isinstance(content, dict) else None
+
+
 def _reader(file: str) -> Callable[[str, bool], Any]:
     if file.endswith(".safetensors"):
         return _read_safetensors
     return _read_pickle if file.endswith(".pkl") else _read_torch
 
 
-def _read_safetensors(file: str, trusted: bool) -> dict[str, Any]:
+@contextmanager
+def _safetensors(file: str) -> Iterator[Any]:
+    """The open file, of which nothing is read yet but the header."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -72,12 +112,23 @@ def _read_safetensors(file: str, trusted: bool) -> dict[str, Any]:
         ) from error
     try:
         with safe_open(file, framework="pt") as content:
-            model = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-            metadata = content.metadata() or {}
+            yield content
     except SafetensorError as error:
         raise Unreadable(_unreadable(file, error)) from error
+
+
+def _record_in_header(metadata: dict[str, str]) -> Any:
+    return json.loads(metadata.get(RECORD_KEY, "null"))
+
+
+def _read_safetensors(file: str, trusted: bool) -> dict[str, Any]:
+    with _safetensors(file) as content:
+        model = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        metadata = content.metadata() or {}
     by_end = metadata.get("matching_heuristics", "").lower() == "true"
-    return {"model": model, "matching_heuristics": by_end}
+    record = _record_in_header(metadata)
+    described = {RECORD_KEY: record} if record is not None else {}
+    return {"model": model, "matching_heuristics": by_end, **described}
 
 
 def _read_pickle(file: str, trusted: bool) -> Any:

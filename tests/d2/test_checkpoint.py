@@ -110,6 +110,24 @@ def test_equal_classes(tmp_path, records, strict):
     assert f"Weights of {path}: all 7 found their place" in records.messages
 
 
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite(tmp_path, strict, value):
+    weights = Model(11).state_dict()
+    weights["backbone.bias"][1] = value
+    path = save(tmp_path / "w.pth", weights)
+    with pytest.raises(InputError, match=r"backbone\.bias is not finite after .*w\.pth was loaded"):
+        MaskFormerCheckpointer(Model(11), strict_classes=strict).load(path)
+
+
+def test_a_path_from_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source, model = Model(11), Model(11)
+    save(tmp_path / "w.pth", source.state_dict())
+    MaskFormerCheckpointer(model).load("~/w.pth")
+    assert equal_keys(model, source) == model.state_dict().keys()
+
+
 def test_another_width_is_no_other_class_count(tmp_path, records):
     source, model = Model(11, width=8), Model(11)
     MaskFormerCheckpointer(model).load(save(tmp_path / "w.pth", source.state_dict()))

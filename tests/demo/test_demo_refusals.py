@@ -66,7 +66,7 @@ def test_a_model_that_has_learnt_nothing(pictures: list[Path], tmp_path: Path, g
     argv = [*SHAPES, "--input", str(pictures[0]), "--output", str(tmp_path)]
     message = sentence([*argv, "--opts", "MODEL.WEIGHTS", given])
     assert f"MODEL.WEIGHTS is '{given}'" in message
-    assert "--opts MODEL.WEIGHTS FILE" in message
+    assert "name a trained one with --weights FILE" in message
 
 
 def test_missing_weights(pictures: list[Path], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mask_former.d2.config import load_config
+from mask_former.d2.model_record import ModelRecord
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ADE20K = CONFIGS / "ade20k-150"
@@ -172,6 +173,21 @@ def test_structure_and_options(run: Callable):
     shown = "\n".join(run(TINY, "--tasks", "structure", "-n", "1", *OPTIONS))
     assert shown.startswith("MaskFormer(")
     assert "(0-1): 2 x TransformerDecoderLayer(" in shown
+
+
+def test_the_configuration_in_a_checkpoint(tool: ModuleType, tmp_path, capsys):
+    cfg = load_config(str(TINY), OPTIONS, device="cpu")
+    cfg.DATASETS.TEST = ("gone_val",)
+    content = {"model": {"a": torch.ones(1)}, "mask_former": ModelRecord.of(cfg).state_dict()}
+    torch.save(content, tmp_path / "m.pth")
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "m.pth")]
+    tool.main(["--tasks", "structure", "-n", "1", *weights])
+    assert "(0-1): 2 x TransformerDecoderLayer(" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="data set gone_val is not registered"):
+        tool.main(["--tasks", "flop", "-n", "1", *weights])
+    with pytest.raises(SystemExit):
+        tool.main(["--tasks", "structure"])
+    assert "name --config-file FILE, or MODEL.WEIGHTS CHECKPOINT" in capsys.readouterr().err
 
 
 def test_relative_crops_have_no_fixed_size(run: Callable):

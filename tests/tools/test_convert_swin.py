@@ -38,6 +38,12 @@ def test_file(tool: ModuleType, paths: tuple[str, str], capsys: pytest.CaptureFi
     assert capsys.readouterr().out == f"{paths[1]}: 5 tensors\n"
 
 
+def test_what_stands_beside_the_weights_stays_behind(tool: ModuleType, paths: tuple[str, str]):
+    torch.save({"model": WEIGHTS, "mask_former": {"config": ""}, "iteration": 3}, paths[0])
+    tool.main(paths)
+    assert set(read_weights(paths[1])) == {"model", "__author__", "matching_heuristics"}
+
+
 def test_our_safe_reader_reads_it(tool: ModuleType, paths: tuple[str, str]):
     torch.save({"model": WEIGHTS}, paths[0])
     tool.main(paths)

@@ -1,0 +1,142 @@
+"""A made-up run is released: weights that stand alone, a card, and nothing of the machine."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mask_former.d2.build.model import build_model
+from mask_former.d2.checkpoint import MaskFormerCheckpointer
+from mask_former.d2.config import load_config
+from mask_former.d2.model_record import ModelRecord, read_record
+from mask_former.d2.predictor import load_predictor
+from mask_former.d2.weights import RECORD_KEY, read_weights
+
+SHAPES = str(Path(__file__).parents[2] / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml")
+METRICS = [
+    {"iteration": 1, "total_loss": 3.0, "sem_seg/mIoU": 1.0},
+    {"iteration": 3, "total_loss": 2.0},
+    {"iteration": 4, "sem_seg/mIoU": 50.126, "sem_seg/IoU-disc": 12.3, "panoptic_seg/PQ": 40.0},
+    {"iteration": 4, "panoptic_seg/SQ": float("nan")},
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of alice's on her own machine."""
+    folder = tmp_path / "alice" / "run"
+    folder.mkdir(parents=True)
+    cfg = load_config(SHAPES, device="cpu")
+    cfg.OUTPUT_DIR = "/home/alice"
+    cfg.MODEL.WEIGHTS = "alice@host.example:/data/alice/model_final_d8dbeb.pkl"
+    cfg.MODEL.IMAGE_MODEL.WEIGHTS = "C:\\Users\\alice\\timm.pth"
+    cfg.DATASETS.PROPOSAL_FILES_TRAIN = ("~alice",)
+    parts = {"record": ModelRecord.of(cfg), "trainer": torch.nn.Linear(1, 1)}
+    model = build_model(cfg)
+    MaskFormerCheckpointer(model, str(folder), **parts).save("model_final", iteration=3)
+    (folder / "metrics.json").write_text("\n".join(map(json.dumps, METRICS)))
+    return folder
+
+
+@pytest.fixture
+def released(tool, run, tmp_path, capsys):
+    output = tmp_path / "shapes-tiny"
+    tool.main([str(run), str(output)])
+    told = capsys.readouterr().out
+    assert "model.safetensors (7.1 MB), config.yaml, README.md" in told
+    assert "license: cc-by-nc-4.0; --license says another" in told
+    return output
+
+
+def test_weights_alone(run, released):
+    original = torch.load(run / "model_final.pth")
+    content = read_weights(str(released / "model.safetensors"))
+    assert content.keys() == {"model", "matching_heuristics", RECORD_KEY}
+    assert content["model"].keys() == original["model"].keys()
+    assert all(torch.equal(v, original["model"][k]) for k, v in content["model"].items())
+    record = read_record(str(released / "model.safetensors"))
+    assert record.config == (released / "config.yaml").read_text()
+    assert record._replace(config="") == ModelRecord.parse(original[RECORD_KEY], "")._replace(
+        config=""
+    )
+    cfg = load_config(str(released / "config.yaml"))
+    assert cfg.MODEL.WEIGHTS == "model_final_d8dbeb.pkl"
+    assert cfg.DATASETS.TRAIN == ("shapes_panoptic_train",)
+    predictor = load_predictor(str(released / "model.safetensors"))
+    assert predictor.metadata.stuff_classes[3] == "disc"
+    assert predictor.cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON
+
+
+def test_nothing_of_the_machine(released):
+    assert {path.name for path in released.iterdir()} == {
+        "model.safetensors",
+        "config.yaml",
+        "README.md",
+    }
+    for path in released.iterdir():
+        for private in (b"alice", b"host.example", b"/home", b"Users"):
+            assert private not in path.read_bytes(), path
+        assert path.stat().st_mode & 0o444 == 0o444
+
+
+def test_the_card(released):
+    _, front, text = (released / "README.md").read_text().split("---\n", 2)
+    metadata = yaml.safe_load(front)
+    (index,) = metadata.pop("model-index")
+    assert metadata == {
+        "license": "cc-by-nc-4.0",
+        "library_name": "mask_former",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["mask_former", "detectron2", "semantic-segmentation", "panoptic-segmentation"],
+        "datasets": ["shapes_panoptic_train"],
+        "metrics": ["mean_iou", "panoptic_quality"],
+    }
+    (result,) = index["results"]
+    assert index["name"] == "shapes-tiny"
+    assert result["dataset"] == {"name": "shapes_panoptic_val", "type": "shapes_panoptic_val"}
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert values == {"mean_iou": 50.13, "panoptic_quality": 40.0}
+    assert "| 3 | disc | thing | #ce5448 | 12.3 |" in text
+    assert "| 0 | sky | stuff | #96bee6 |  |" in text
+    assert "| sem_seg/mIoU | 50.13 |" in text
+    assert "SQ" not in text
+    assert "with 4 iterations of 8 pictures" in text
+    assert "./train_net.py --config-file config.yaml" in text
+    assert "`model_final_d8dbeb.pkl`, published under CC BY-NC 4.0: not commercially" in text
+
+
+def test_a_checkpoint_that_was_not_evaluated(tool, run, tmp_path):
+    (run / "metrics.json").unlink()
+    checkpoint = run / "model_final.pth"
+    tool.main([str(checkpoint), str(tmp_path / "other"), "--license", "mit"])
+    text = (tmp_path / "other" / "README.md").read_text()
+    assert "license: mit" in text
+    assert "This checkpoint was not evaluated." in text
+    assert "model-index" not in text
+
+
+def test_baselines_and_classes_without_names(tool):
+    record = ModelRecord("", [], 255, "RGB", "1")
+    config = {"MODEL": {"META_ARCHITECTURE": "SemanticSegmentor", "WEIGHTS": "R-50.pkl"}}
+    config["DATASETS"] = {"TRAIN": ["a"]}
+    release = tool.Release("x", {}, record, config, {}, None, "mit")
+    assert tool.tasks(release) == ["semantic"]
+    assert "no names" in tool.class_table(release)
+    assert "Trained from `R-50.pkl`, which has terms of its own." in tool.licence_lines(release)
+
+
+def test_refusals(tool, run, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"has no model_final\.pth; name the OUTPUT_DIR"):
+        tool.main([str(tmp_path), str(tmp_path / "o")])
+    with pytest.raises(SystemExit, match=r"is the run, whose config\.yaml would be replaced"):
+        tool.main([str(run), str(run)])
+    old = tmp_path / "old.pth"
+    torch.save({"model": {"a": torch.ones(1)}}, old)
+    with pytest.raises(SystemExit, match=r"old\.pth does not carry its configuration; `\./train_"):
+        tool.main([str(old), str(tmp_path / "o")])
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(SystemExit, match="needs safetensors; install it with `pip install safete"):
+        tool.main([str(run), str(tmp_path / "o")])
