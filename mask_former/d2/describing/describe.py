@@ -125,7 +125,7 @@ def _check_weights(cfg: CfgNode, request: Request) -> list[str]:
         return []
     try:
         with _not_waiting():
-            PathManager.get_local_path(weights)
+            os.stat(PathManager.get_local_path(os.path.expanduser(weights)))
     except (OSError, ValueError, AssertionError) as error:  # as its handlers refuse
         reason = " ".join(str(error).split())
         return [
