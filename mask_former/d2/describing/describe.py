@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from detectron2.config import CfgNode
-from detectron2.utils.file_io import PathManager
-
 from ..config import load_config
 from ..data.counting import SplitSurvey
 from ..data.description import Description, read_description
 from ..data.survey import Survey, survey
 from ..errors import InputError
+from ..model_record import read_record
 from ..run.files import replacing
 from ..visualization.survey_report import write_report
+from ..weights import fetch_weights
+from ..zoo import zoo_config
 from .filling import Choices, Facts, config_text, fill
 from .recognition import description_text, recognize
 
@@ -75,9 +75,12 @@ def describe(request: Request, configs: str) -> Described:
     os.makedirs(output, exist_ok=True)
     file, notes = _description_file(folder, output, request)
     description = read_description(file)
-    base = request.base or os.path.join(configs, _BASES[description.task])
+    weights = dict(zip(request.opts[::2], request.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
+    problem = _weights_problem(weights, request)
+    of_weights = None if problem or not weights else _config_of_weights(weights, output, configs)
+    base = request.base or of_weights or os.path.join(configs, _BASES[description.task])
     cfg = load_config(base, request.opts, "cpu")
-    notes += _check_weights(cfg, request)
+    notes += problem or _weights_problem(cfg.MODEL.WEIGHTS, request)
     found = survey(description, output, request.workers)
     report = os.path.join(output, "report.html")
     write_report(found, Path(report))
@@ -87,7 +90,8 @@ def describe(request: Request, configs: str) -> Described:
     if config.is_file():
         notes.append(f"{config} is kept as it is; take it away to have it filled anew")
         return Described(file, str(config), report, found, notes)
-    choices = Choices(request.from_scratch, request.base is not None, _is_mask_former(cfg))
+    own_base = request.base is not None or of_weights is not None
+    choices = Choices(request.from_scratch, own_base, of_weights is not None)
     beside = description._replace(file=os.path.relpath(file, output))
     entries = fill(beside, _facts(description, found.training), cfg, choices)
     with replacing(config) as stream:
@@ -118,20 +122,27 @@ def _facts(description: Description, training: SplitSurvey) -> Facts:
     )
 
 
-def _check_weights(cfg: CfgNode, request: Request) -> list[str]:
+def _config_of_weights(weights: str, output: str, configs: str) -> str | None:
+    """The configuration that weights of a whole model have, in their record or by their name."""
+    if (config := zoo_config(weights)) is not None:
+        return os.path.join(configs, config)
+    if (record := read_record(weights)) is None:
+        return None
+    path = os.path.join(output, "base.yaml")
+    with replacing(path) as stream:
+        stream.write(record.config_alone(weights).dump().encode())
+    return path
+
+
+def _weights_problem(weights: str | None, request: Request) -> list[str]:
     """A note where the weights to start from cannot be had."""
-    weights = cfg.MODEL.WEIGHTS
     if request.from_scratch or not weights:
         return []
     try:
         with _not_waiting():
-            os.stat(PathManager.get_local_path(os.path.expanduser(weights)))
-    except (OSError, ValueError, AssertionError) as error:  # as its handlers refuse
-        reason = " ".join(str(error).split())
-        return [
-            f"the weights to start from, {weights}, cannot be fetched ({reason}): name a file by "
-            "MODEL.WEIGHTS, or train from scratch with --from-scratch"
-        ]
+            fetch_weights(weights)
+    except InputError as error:
+        return [f"{error}; or train from scratch with --from-scratch"]
     return []
 
 
@@ -143,8 +154,3 @@ def _not_waiting() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _is_mask_former(cfg: CfgNode) -> bool:
-    """Whether the weights to start from are a whole model's, by their name."""
-    return "maskformer" in os.path.basename(cfg.MODEL.WEIGHTS).lower().replace("_", "")
