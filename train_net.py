@@ -185,6 +185,7 @@ def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> 
     """Results of ``MODEL.WEIGHTS``, or with ``resume`` of the last checkpoint, on DATASETS.TEST."""
     if cfg.TEST.AUG.ENABLED:
         Trainer.check_TTA(cfg)  # before the evaluation that comes first
+    Trainer.check_data(cfg, train=False)
     if not Path(cfg.OUTPUT_DIR, "config.yaml").exists():
         save_config(cfg)
     model = Trainer.build_model(cfg)
