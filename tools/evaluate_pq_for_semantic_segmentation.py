@@ -245,16 +245,17 @@ def evaluate(dataset_name: str, json_file: Path) -> SegmentCounts:
     register_all()
     check_dataset(dataset_name)
     classes = Classes.of(dataset_name)
-    labels = {s["file_name"]: s["sem_seg_file_name"] for s in _samples(dataset_name)}
+    samples = {sample["file_name"]: sample for sample in _samples(dataset_name)}
     predictions = read_predictions(json_file)
-    common = match_pictures(predictions, labels)
+    common = match_pictures(predictions, samples)
     if not common:
         raise InputError(
             f"no image of {json_file} is in {dataset_name}; give the data set that was evaluated"
         )
     counts = SegmentCounts(classes.number)
     for name, picture in tqdm(common.items(), unit="image"):
-        truth = read_label_map(labels[picture], classes.number, classes.ignore_label)
+        file, values = (samples[picture].get(key) for key in ("sem_seg_file_name", "label_values"))
+        truth = read_label_map(file, classes.number, classes.ignore_label, values)
         truth = np.where(truth == classes.ignore_label, classes.number, truth.astype(np.int64))
         counts.add(truth, paint(predictions[name], truth.shape, classes, name))
     return counts

@@ -15,6 +15,7 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from mask_former.d2.data.datasets import register_all
+from mask_former.d2.data.reading import LabelValues
 from mask_former.d2.errors import InputError
 
 
@@ -312,9 +313,11 @@ def test_pictures_of_one_name_in_two_folders(tool, tmp_path, capsys, monkeypatch
     for folder, label in (("a", 0), ("b", 1)):
         (tmp_path / folder).mkdir()
         labels = tmp_path / folder / "0001.png"
-        Image.fromarray(np.full((2, 3), label, np.uint8)).save(labels)
+        Image.fromarray(np.full((2, 3), 10 + label, np.uint8)).save(labels)
         picture = str(tmp_path / "images" / folder / "0001.jpg")
-        samples.append({"file_name": picture, "sem_seg_file_name": str(labels)})
+        values = LabelValues(((10, 0), (11, 1)))
+        sample = {"file_name": picture, "sem_seg_file_name": str(labels), "label_values": values}
+        samples.append(sample)
         segmentation = {"size": [2, 3], "counts": "06"}
         elsewhere = f"/elsewhere/{folder}/0001.jpg"
         entries.append({"file_name": elsewhere, "category_id": label, "segmentation": segmentation})

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from detectron2.data.catalog import Metadata
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
@@ -30,6 +31,14 @@ _logger = logging.getLogger(__name__)
 def picture_id(given: Any) -> Any:
     """The id of a picture; a number where it is one, also as text: "000001" is 1."""
     return int(given) if isinstance(given, str) and given.isdecimal() else given
+
+
+def path_below_root(metadata: Metadata, file_name: str) -> str:
+    """The path of a picture below its data set's folder, without the suffix."""
+    root = metadata.get("image_root") or metadata.get("image_dir") or ""
+    path = Path(file_name)
+    below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    return below.with_suffix("").as_posix()
 
 
 def read_json(path: str, what: str = "JSON") -> Any:

@@ -18,7 +18,7 @@ from .cityscapes import (
     SharedCityscapesInstanceEvaluator,
     SharedCityscapesSemSegEvaluator,
 )
-from .instance import InstanceEvaluator
+from .instance import InstanceEvaluator, InstancePredictions
 from .panoptic import CheckedPanopticEvaluator
 from .semantic import CheckedSemSegEvaluator, SemanticPredictions
 
@@ -99,6 +99,11 @@ def _semantic(dataset_name: str, folder: str) -> DatasetEvaluator:
     if not _are_labelled(dataset_name):
         return SemanticPredictions(dataset_name, folder)
     return CheckedSemSegEvaluator(dataset_name, distributed=True, output_dir=folder)
+
+
+def _instance(dataset_name: str, folder: str) -> DatasetEvaluator:
+    is_labelled = MetadataCatalog.get(dataset_name).get("json_file")
+    return (InstanceEvaluator if is_labelled else InstancePredictions)(dataset_name, folder)
 
 
 def _are_labelled(dataset_name: str) -> bool:
@@ -186,7 +191,7 @@ class _Part(NamedTuple):
 
 _SEMANTIC = _Part("SEMANTIC_ON", _semantic, check=_check_semantic)
 _PANOPTIC = _Part("PANOPTIC_ON", CheckedPanopticEvaluator, check=_check_panoptic)
-_INSTANCE = _Part("INSTANCE_ON", InstanceEvaluator, "json_file", _check_instances)
+_INSTANCE = _Part("INSTANCE_ON", _instance, "json_file", _check_instances)
 _CITYSCAPES_SEMANTIC = _Part("SEMANTIC_ON", _cityscapes_semantic, check=_check_cityscapesscripts)
 _CITYSCAPES_INSTANCE = _Part(
     "INSTANCE_ON", _cityscapes_instance, "gt_dir", _check_cityscapesscripts

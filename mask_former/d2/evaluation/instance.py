@@ -2,19 +2,23 @@
 
 import contextlib
 import io
+import itertools
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from pycocotools import mask as coco_mask
 
-from ..data.json_files import picture_id
+from ..data.json_files import path_below_root, picture_id
 from .described import described_instances
 
 _logger = logging.getLogger(__name__)
@@ -98,3 +102,41 @@ class InstanceEvaluator(COCOEvaluator):
             return super()._tasks_from_predictions(predictions)
         _logger.warning("No instance of %s was predicted: its AP is NaN", self._metadata.name)
         return ["bbox", "segm"]
+
+
+class InstancePredictions(DatasetEvaluator):
+    """Writes the predictions of a data set that has no JSON: there is nothing to compare."""
+
+    def __init__(self, dataset_name: str, output_dir: str) -> None:
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self._path = Path(output_dir, "coco_instances_results.json")
+        ids = self._metadata.get("thing_dataset_id_to_contiguous_id", {})
+        self._dataset_ids = {number: category for category, number in ids.items()}
+
+    def reset(self) -> None:
+        """Forgets the predictions."""
+        self._predictions: list[dict[str, Any]] = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Adds the predictions of a batch; the id of a picture that has none is its path."""
+        for sample, output in zip(inputs, outputs, strict=True):
+            name = sample.get("image_id", path_below_root(self._metadata, sample["file_name"]))
+            for found in instances_to_coco_json(output["instances"].to("cpu"), name):
+                number = found["category_id"]
+                found["category_id"] = self._dataset_ids.get(number, number)
+                self._predictions.append(found)
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """No results; one line says where the predictions are."""
+        predictions = list(itertools.chain(*comm.gather(self._predictions)))
+        if not comm.is_main_process():
+            return None
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(predictions), encoding="utf-8")
+        _logger.warning(
+            "Data set %s has no json_file, so there is nothing to compare: no AP; the predictions "
+            "are in %s",
+            self._metadata.name,
+            self._path,
+        )
+        return {}

@@ -16,7 +16,7 @@ from detectron2.evaluation.panoptic_evaluation import _print_panoptic_results
 from detectron2.utils import comm
 
 from ..data.annotations import read_panoptic_map
-from ..data.json_files import picture_id, read_json
+from ..data.json_files import path_below_root, picture_id, read_json
 from ..errors import InputError
 from .described import described_panoptic
 
@@ -39,20 +39,13 @@ class CheckedPanopticEvaluator(COCOPanopticEvaluator):
         for sample in inputs:
             if "pan_seg_file_name" in sample:  # the JSON alone is enough for the evaluator
                 read_panoptic_map(sample["pan_seg_file_name"], sample["segments_info"])
-        names = [self._below_root(sample["file_name"]) for sample in inputs]
+        names = [path_below_root(self._metadata, sample["file_name"]) for sample in inputs]
         pairs = zip(names, inputs, strict=True)
         super().process([{"image_id": name, **sample} for name, sample in pairs], outputs)
         for name, prediction in zip(names, self._predictions[-len(names) :], strict=True):
             # Detectron2's is the base name, which pictures of several folders may share.
             prediction["file_name"] = f"{name}.png"
             prediction["image_id"] = picture_id(prediction["image_id"])
-
-    def _below_root(self, file_name: str) -> str:
-        """The path of a picture below the data set's folder, without its suffix."""
-        root = self._metadata.get("image_root") or self._metadata.get("image_dir") or ""
-        path = Path(file_name)
-        below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
-        return below.with_suffix("").as_posix()
 
     def evaluate(self) -> dict[str, Any] | None:
         """The results in the main process; NaN, and one line, for what has no segment.

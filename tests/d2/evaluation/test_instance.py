@@ -227,3 +227,20 @@ def test_no_annotations(tmp_path, sample, told, build, evaluate, halves):
         f"{path} has no annotations, so there is nothing to compare: no AP; the predictions are in "
         f"{written}"
     ]
+
+
+@pytest.mark.parametrize(("identity", "name"), [({"image_id": 5}, 5), ({}, "a/1")])
+def test_no_json(tmp_path, data_set, sample, told, build, evaluate, halves, identity, name):
+    metadata = MetadataCatalog.get(data_set)
+    del metadata.json_file, metadata.thing_dataset_id_to_contiguous_id
+    metadata.set(thing_dataset_id_to_contiguous_id={7: 0, 9: 1}, image_root="images")
+    bare = {"file_name": "images/a/1.jpg", **identity}
+    assert evaluate(build("coco"), bare, instances(halves, [0, 1])) == {}
+    path = tmp_path / "out/inference/coco_instances_results.json"
+    entries = json.loads(path.read_text())
+    assert [entry["category_id"] for entry in entries] == [7, 9]
+    assert {entry["image_id"] for entry in entries} == {name}
+    assert told() == [
+        f"Data set {data_set} has no json_file, so there is nothing to compare: no AP; the "
+        f"predictions are in {path}"
+    ]
