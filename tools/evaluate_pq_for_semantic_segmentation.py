@@ -28,6 +28,7 @@ from mask_former.d2.data.json_files import read_json
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.data.reading import read_label_map
 from mask_former.d2.errors import InputError
+from mask_former.d2.importing import add_import_argument, import_code
 
 MIN_IOU = 0.5  # a segment is found if its IoU is above this
 MAX_VOID = 0.5  # a prediction with a larger share of void is not held against the model
@@ -288,8 +289,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "coco_2017_test_stuff_10k_sem_seg (default: %(default)s)",
     )
     parser.add_argument("--json-file", type=Path, required=True, help="sem_seg_predictions.json")
+    add_import_argument(parser)
     args = parser.parse_args(argv)
     with telling_errors():
+        import_code(args.imports)
         counts = evaluate(args.dataset_name, args.json_file)
     print(table(counts.quality()))
     print(f"mIoU: {100 * counts.mean_iou():.1f}")
