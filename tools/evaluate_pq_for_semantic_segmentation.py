@@ -209,7 +209,7 @@ def common_length(parts: Sequence[str], others: Sequence[str]) -> int:
 
 
 def paint(
-    entries: Iterable[dict[str, Any]], shape: tuple[int, ...], classes: Classes, image: str
+    entries: Iterable[dict[str, Any]], shape: tuple[int, int], classes: Classes, image: str
 ) -> np.ndarray:
     """The predicted classes [H, W] of an image; 0 where nothing is predicted.
 
@@ -255,10 +255,16 @@ def evaluate(dataset_name: str, json_file: Path) -> SegmentCounts:
         )
     counts = SegmentCounts(classes.number)
     for name, picture in tqdm(common.items(), unit="image"):
-        file, values = (samples[picture].get(key) for key in ("sem_seg_file_name", "label_values"))
-        truth = read_label_map(file, classes.number, classes.ignore_label, values)
+        sample = samples[picture]
+        truth = read_label_map(
+            sample["sem_seg_file_name"],
+            classes.number,
+            classes.ignore_label,
+            sample.get("label_values"),
+        )
+        height, width = truth.shape
         truth = np.where(truth == classes.ignore_label, classes.number, truth.astype(np.int64))
-        counts.add(truth, paint(predictions[name], truth.shape, classes, name))
+        counts.add(truth, paint(predictions[name], (height, width), classes, name))
     return counts
 
 

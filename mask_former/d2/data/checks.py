@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
                 "that is no crowd; give the JSON with the annotations"
             )
         if cfg.INPUT.DATASET_MAPPER_NAME == "mask_former_semantic" and number > 1:
-            told_to_all(lambda name=name: _check_supervision(name, number))
+            told_to_all(partial(_check_supervision, name, number))
 
 
 def check_dataset(name: str, num_classes: int | None = None) -> None:

@@ -48,8 +48,13 @@ def read_json(path: str, what: str = "JSON") -> Any:
         InputError: the file is missing, broken, or has a number that is not finite.
     """
     constants: list[str] = []
+
+    def remember(constant: str) -> float:
+        constants.append(constant)
+        return float(constant)
+
     with naming(path, what), PathManager.open(path, "r", encoding="utf-8") as file:
-        content = json.load(file, parse_constant=lambda x: constants.append(x) or float(x))
+        content = json.load(file, parse_constant=remember)
     if constants:
         raise InputError(
             f"{what} {path} has {constants[0]}{_place_of_fault(content)}, which is no number; put "

@@ -117,13 +117,15 @@ class CheckedPanopticEvaluator(COCOPanopticEvaluator):
                 f"{shared[0][1]} pictures of data set {self._name} have the image_id "
                 f"{shared[0][0]!r}; give each its own"
             )
-        pairs = []
+        pairs, missing = [], []
         for entry in truth:
             # The id of a sample that has none is its path.
             name = Path(entry["file_name"]).with_suffix("").as_posix()
             prediction = found.get(picture_id(entry["image_id"]), found.get(name))
-            pairs.append((_complete(entry, root), prediction))
-        missing = [entry["image_id"] for entry, prediction in pairs if prediction is None]
+            if prediction is None:
+                missing.append(entry["image_id"])
+            else:
+                pairs.append((_complete(entry, root), prediction))
         if missing:
             raise InputError(
                 f"{len(missing)} images of {self._metadata.panoptic_json} have no prediction, such "
