@@ -1,6 +1,5 @@
 """The trainer: Detectron2's, told which model, data, solver and evaluators are ours."""
 
-import contextlib
 import logging
 import os
 import weakref
@@ -110,8 +109,10 @@ class Trainer(DefaultTrainer):
         """
         check_datasets(cfg, train)
         for name in cfg.DATASETS.TEST:
-            with contextlib.suppress(NotImplementedError):  # of which Detectron2 will speak
+            try:
                 choose_evaluators(cfg, name)
+            except NotImplementedError as error:
+                _logger.warning("%s: it will not be evaluated", error)
 
     @classmethod
     def build_evaluator(

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -55,8 +56,11 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
         check_dataset(name, number)
     registered = [name for name in cfg.DATASETS.TRAIN if train or name in DatasetCatalog.list()]
     _check_same_classes([*registered, *cfg.DATASETS.TEST])
+    for name in cfg.DATASETS.TEST:  # training sets are loaded before the first step anyway
+        told_to_all(partial(_number_of_samples, name))
     if not train:
         return
+    _check_same_ignore_label(cfg.DATASETS.TRAIN)
     for name in cfg.DATASETS.TRAIN:
         metadata = MetadataCatalog.get(name)
         if _is_of_instances(metadata) and not check_instances(metadata.json_file).learnt:
@@ -182,6 +186,18 @@ def _check_same_classes(names: Sequence[str]) -> None:
                     )
 
 
+def _check_same_ignore_label(names: Sequence[str]) -> None:
+    """Refuses joined sets of which one ignores what is a class of the other's, or unknown."""
+    labels = {name: MetadataCatalog.get(name).get("ignore_label") for name in names}
+    labels = {name: label for name, label in labels.items() if label is not None}
+    for name, label in labels.items():
+        if label != labels[first := next(iter(labels))]:
+            raise InputError(
+                f"data set {first} has the ignore_label {labels[first]}, but {name}, which is to "
+                f"be trained with it, {label}; give both the same, in their files, too"
+            )
+
+
 def _plain(name: str | None) -> str:
     return (name or "").strip().casefold()
 
@@ -200,13 +216,30 @@ def _check_one_numbering(name: str, metadata: Metadata) -> None:
         )
 
 
+def _samples(name: str) -> list[dict[str, Any]]:
+    """The samples of a data set, which must have some."""
+    try:
+        samples = DatasetCatalog.get(name)
+    except AssertionError as error:  # so Detectron2's loaders speak
+        raise InputError(
+            f"data set {name} cannot be loaded: its loader asserts {str(error) or 'something'}; "
+            "mend its files, or what it is registered with"
+        ) from error
+    if not samples:
+        raise InputError(f"data set {name} has no pictures; mend its files, or name another")
+    return samples
+
+
+def _number_of_samples(name: str) -> int:
+    return len(_samples(name))
+
+
 def _check_supervision(name: str, num_classes: int) -> None:
     """Refuses a semantic set whose label maps have one class alone, or none, beside the ignored.
 
     Of most data sets it reads one map or two.
     """
-    samples = DatasetCatalog.get(name)
-    labelled = [sample for sample in samples if "sem_seg_file_name" in sample]
+    labelled = [sample for sample in _samples(name) if "sem_seg_file_name" in sample]
     files = [(sample["sem_seg_file_name"], sample.get("label_values")) for sample in labelled]
     ignored = MetadataCatalog.get(name).get("ignore_label")
     seen: set[int] = set()

@@ -183,6 +183,13 @@ def test_classes_in_another_order(register):
     check_datasets(cfg_of(["unknown"], [ours]), train=False)  # an evaluation does not need it
 
 
+def test_ignored_labels_of_joined_sets(register):
+    ours, theirs = register("ours"), register("theirs", ignore_label=0)
+    with pytest.raises(InputError, match=r"ours has the ignore_label 255, but theirs, .* 0; give"):
+        check_datasets(cfg_of([ours, theirs], []))
+    check_datasets(cfg_of([ours], [theirs]))
+
+
 def test_things_that_are_stuff_elsewhere(register):
     panoptic = {"evaluator_type": "coco_panoptic_seg", "label_divisor": 1000}
     ours = register("ours", **panoptic, thing_dataset_id_to_contiguous_id={5: 0})
@@ -239,6 +246,24 @@ def test_a_second_class_that_is_rare(register):
     rare = register("ours", [0] * 45 + [1, 0])
     check_datasets(cfg_of([rare], []))
     check_datasets(cfg_of([], [register("test", [0, 255])]))  # nothing is learnt from it
+
+
+def test_a_test_set_that_cannot_be_loaded(register):
+    ours, theirs = register("ours"), register("theirs")
+    DatasetCatalog.remove(theirs)
+    DatasetCatalog.register(theirs, list)
+    with pytest.raises(InputError, match="data set theirs has no pictures"):
+        check_datasets(cfg_of([ours], [theirs]))
+
+    def load() -> list:
+        raise AssertionError("there is no a.jpg")
+
+    DatasetCatalog.remove(theirs)
+    DatasetCatalog.register(theirs, load)
+    with pytest.raises(
+        InputError, match=r"theirs cannot be loaded: its loader asserts there is no"
+    ):
+        check_datasets(cfg_of([ours], [theirs]), train=False)
 
 
 def test_one_class_may_be_all(register):
