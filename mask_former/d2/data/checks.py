@@ -138,7 +138,7 @@ def _is_of_instances(metadata: Metadata) -> bool:
 
 def _segmented_classes(metadata: Metadata) -> Sequence[str]:
     """All classes that are told apart; none where the metadata do not list them in one place."""
-    kind = str(metadata.get("evaluator_type", ""))
+    kind = str(metadata.get("evaluator_type") or "")
     if kind == "coco":
         classes = metadata.get("thing_classes", ())
         is_described = classes and registered_row(metadata.name) is not None
@@ -152,9 +152,11 @@ def _segmented_classes(metadata: Metadata) -> Sequence[str]:
                 "the ids, or leave thing_classes out"
             )
         return found
+    stuff, things = (metadata.get(f"{each}_classes") or () for each in ("stuff", "thing"))
+    if not kind:  # for training alone: both kinds, where there are both, would be ambiguous
+        return (stuff or things) if not (stuff and things) or stuff == things else ()
     # In separated panoptic sets, stuff_classes are not all.
-    listed = kind.endswith("sem_seg") or "label_divisor" in vars(metadata)
-    return metadata.get("stuff_classes", ()) if listed else ()
+    return stuff if kind.endswith("sem_seg") or "label_divisor" in vars(metadata) else ()
 
 
 def _some(names: Sequence[str]) -> str:

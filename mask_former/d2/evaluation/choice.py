@@ -122,12 +122,14 @@ def _are_labelled(dataset_name: str) -> bool:
 def _check_semantic(dataset_name: str) -> None:
     keys = ("stuff_classes", "ignore_label") if _are_labelled(dataset_name) else ()
     _require_metadata(dataset_name, *keys)
+    _require_ids(dataset_name, "stuff")
 
 
 def _check_panoptic(dataset_name: str) -> None:
     keys = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
     is_labelled = MetadataCatalog.get(dataset_name).get("panoptic_json")
     _require_metadata(dataset_name, *keys, "panoptic_root" if is_labelled else "stuff_classes")
+    _require_ids(dataset_name, "stuff", "thing")
     _require("panopticapi", dataset_name, "python tools/install_detectron2.py")
 
 
@@ -175,6 +177,20 @@ def _require(package: str, dataset_name: str, command: str) -> None:
         raise InputError(
             f"the evaluation of {dataset_name} needs {package}; install it with `{command}`"
         )
+
+
+def _require_ids(dataset_name: str, *kinds: str) -> None:
+    """Refuses classes that the metadata give no id, under which they would be written."""
+    metadata = MetadataCatalog.get(dataset_name)
+    ids = [metadata.get(f"{kind}_dataset_id_to_contiguous_id") or {} for kind in kinds]
+    given = {number for table in ids for number in table.values()}
+    for number, name in enumerate(metadata.get("stuff_classes") or ()):
+        if given and number not in given:
+            raise InputError(
+                f"class {number} ({name}) of data set {dataset_name} is no value of "
+                f"{' or '.join(kinds)}_dataset_id_to_contiguous_id in its metadata; add it where "
+                "the data set is registered"
+            )
 
 
 class _Part(NamedTuple):

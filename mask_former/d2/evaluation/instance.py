@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 
 from ..data.json_files import path_below_root, picture_id
 from .described import described_instances
+from .semantic import require_finite
 
 _logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class InstanceEvaluator(COCOEvaluator):
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Adds the predictions of a batch; those of classes that the JSON lacks do not count."""
+        for sample, output in zip(inputs, outputs, strict=True):
+            require_finite(output["instances"].scores, sample["file_name"])
         inputs = [{**sample, "image_id": picture_id(sample["image_id"])} for sample in inputs]
         outputs = [{"instances": self._renumbered(output["instances"])} for output in outputs]
         super().process(inputs, outputs)
@@ -120,6 +123,7 @@ class InstancePredictions(DatasetEvaluator):
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Adds the predictions of a batch; the id of a picture that has none is its path."""
         for sample, output in zip(inputs, outputs, strict=True):
+            require_finite(output["instances"].scores, sample["file_name"])
             name = sample.get("image_id", path_below_root(self._metadata, sample["file_name"]))
             for found in instances_to_coco_json(output["instances"].to("cpu"), name):
                 number = found["category_id"]

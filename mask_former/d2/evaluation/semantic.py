@@ -41,13 +41,18 @@ def _labels_of(result: torch.Tensor, file_name: str) -> torch.Tensor:
     if result.dim() == 2:
         return result
     labels = result.argmax(dim=0)  # of NaN, where there is one
-    if not result.gather(0, labels[None]).isfinite().all():
-        raise InputError(
-            f"the model gives scores for {file_name} that are not finite, and would be counted as "
-            "some class; the weights come from a training that has diverged, or overflow in half "
-            "precision: give others as MODEL.WEIGHTS, or turn SOLVER.AMP.ENABLED off"
-        )
+    require_finite(result.gather(0, labels[None]), file_name)
     return labels
+
+
+def require_finite(scores: torch.Tensor, file_name: str) -> None:
+    """Refuses scores of a picture that would be counted as some class, or as none."""
+    if not scores.isfinite().all():
+        raise InputError(
+            f"the model gives scores for {file_name} that are not finite; the weights come from a "
+            "training that has diverged, or overflow in half precision: give others as "
+            "MODEL.WEIGHTS, or turn SOLVER.AMP.ENABLED off"
+        )
 
 
 class TakesLabels(DatasetEvaluator):

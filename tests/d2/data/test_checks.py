@@ -183,6 +183,18 @@ def test_classes_in_another_order(register):
     check_datasets(cfg_of(["unknown"], [ours]), train=False)  # an evaluation does not need it
 
 
+def test_classes_of_sets_that_nobody_evaluates(register):
+    test = register("test")
+    train = register("train", evaluator_type=None, stuff_classes=["b", "a"])
+    with pytest.raises(InputError, match=r"class 0 is b in data set train, but a in test"):
+        check_datasets(cfg_of([train], [test]))
+    things = {"stuff_classes": (), "thing_classes": ["a"]}
+    with pytest.raises(InputError, match=r"things has 1 classes"):
+        check_datasets(cfg_of([register("things", evaluator_type=None, **things)], []))
+    both = register("both", evaluator_type=None, thing_classes=["c"])
+    check_datasets(cfg_of([both], [test]))
+
+
 def test_ignored_labels_of_joined_sets(register):
     ours, theirs = register("ours"), register("theirs", ignore_label=0)
     with pytest.raises(InputError, match=r"ours has the ignore_label 255, but theirs, .* 0; give"):

@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.data.reading import rgb_to_id
+from mask_former.d2.errors import InputError
 from mask_former.d2.evaluation.choice import build_evaluator
 
 ROOT = Path(__file__).parents[3]
@@ -244,3 +245,10 @@ def test_no_json(tmp_path, data_set, sample, told, build, evaluate, halves, iden
         f"Data set {data_set} has no json_file, so there is nothing to compare: no AP; the "
         f"predictions are in {path}"
     ]
+
+
+def test_scores_that_are_not_finite(sample, build, evaluate, halves):
+    result = instances(halves, [0, 0])
+    result["instances"].scores[1] = float("nan")
+    with pytest.raises(InputError, match=r"a\.jpg that are not finite"):
+        evaluate(build("coco"), sample, result)

@@ -73,7 +73,7 @@ def test_label_maps_without_a_class(sample, data_set, told, build, evaluate, wri
 def test_scores_that_are_not_finite(sample, build, evaluate, given):
     scores = torch.zeros(2, 2, 2)
     scores[1, 0, 1] = given
-    with pytest.raises(InputError, match=r"a\.jpg that are not finite, .* MODEL.WEIGHTS"):
+    with pytest.raises(InputError, match=r"a\.jpg that are not finite; .* MODEL.WEIGHTS"):
         evaluate(build("sem_seg"), sample, {"sem_seg": scores})
 
 
