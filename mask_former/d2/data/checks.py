@@ -1,7 +1,8 @@
 """What is asked about the data sets of a run before anything is built."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -218,15 +219,22 @@ def _check_one_numbering(name: str, metadata: Metadata) -> None:
         )
 
 
+@contextmanager
+def telling_assertions(*names: str) -> Iterator[None]:
+    """Turns what a loader of data sets asserts, as Detectron2's do, into a sentence."""
+    try:
+        yield
+    except AssertionError as error:
+        raise InputError(
+            f"data set {' or '.join(names)} cannot be loaded: its loader asserts "
+            f"{str(error) or 'something'!r}; mend its files, or what it is registered with"
+        ) from error
+
+
 def _samples(name: str) -> list[dict[str, Any]]:
     """The samples of a data set, which must have some."""
-    try:
+    with telling_assertions(name):
         samples = DatasetCatalog.get(name)
-    except AssertionError as error:  # so Detectron2's loaders speak
-        raise InputError(
-            f"data set {name} cannot be loaded: its loader asserts {str(error) or 'something'}; "
-            "mend its files, or what it is registered with"
-        ) from error
     if not samples:
         raise InputError(f"data set {name} has no pictures; mend its files, or name another")
     return samples

@@ -273,7 +273,7 @@ def test_a_test_set_that_cannot_be_loaded(register):
     DatasetCatalog.remove(theirs)
     DatasetCatalog.register(theirs, load)
     with pytest.raises(
-        InputError, match=r"theirs cannot be loaded: its loader asserts there is no"
+        InputError, match=r"theirs cannot be loaded: its loader asserts 'there is no"
     ):
         check_datasets(cfg_of([ours], [theirs]), train=False)
 
