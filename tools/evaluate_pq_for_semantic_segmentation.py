@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 # First: it says in one sentence what is missing.
 import mask_former.d2  # noqa: F401  # isort: skip
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as mask_util
 from tabulate import tabulate
 from tqdm import tqdm
 
 from mask_former.d2.data.checks import check_dataset
-from mask_former.d2.data.datasets import register_all
+from mask_former.d2.data.datasets import register_all, register_descriptions
 from mask_former.d2.data.entries import check_segmentation
 from mask_former.d2.data.json_files import read_json
 from mask_former.d2.data.preparing import telling_errors
@@ -295,10 +296,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         "coco_2017_test_stuff_10k_sem_seg (default: %(default)s)",
     )
     parser.add_argument("--json-file", type=Path, required=True, help="sem_seg_predictions.json")
+    parser.add_argument(
+        "--description",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the dataset.yaml of a data set of your own; may be given several times",
+    )
     add_import_argument(parser)
     args = parser.parse_args(argv)
     with telling_errors():
         import_code(args.imports)
+        register_descriptions(CfgNode({"DATASETS": {"DESCRIPTIONS": args.description}}))
         counts = evaluate(args.dataset_name, args.json_file)
     print(table(counts.quality()))
     print(f"mIoU: {100 * counts.mean_iou():.1f}")

@@ -15,7 +15,6 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from mask_former.d2.data.datasets import register_all
-from mask_former.d2.data.reading import LabelValues
 from mask_former.d2.errors import InputError
 
 
@@ -308,25 +307,33 @@ def test_pictures_that_cannot_be_told_apart_are_refused(tool: ModuleType, names,
         tool.match_pictures(names, PICTURES)
 
 
-def test_pictures_of_one_name_in_two_folders(tool, tmp_path, capsys, monkeypatch):
-    name, samples, entries = "two_folders", [], []
-    for folder, label in (("a", 0), ("b", 1)):
-        (tmp_path / folder).mkdir()
-        labels = tmp_path / folder / "0001.png"
-        Image.fromarray(np.full((2, 3), 10 + label, np.uint8)).save(labels)
-        picture = str(tmp_path / "images" / folder / "0001.jpg")
-        values = LabelValues(((10, 0), (11, 1)))
-        sample = {"file_name": picture, "sem_seg_file_name": str(labels), "label_values": values}
-        samples.append(sample)
+DESCRIPTION = """
+name: two_folders
+task: semantic
+classes: [{name: x, values: [10]}, {name: y, values: [11]}]
+splits:
+  val: {images: images, labels: labels}
+"""
+
+
+def test_pictures_of_one_name_in_two_folders(tool, tmp_path, capsys):
+    """A data set that describes itself; predictions come from another machine."""
+    entries = []
+    for label, folder in enumerate(("a", "b")):
+        for kind, value in (("images", 0), ("labels", 10 + label)):
+            (tmp_path / kind / folder).mkdir(parents=True)
+            values = np.full((2, 3), value, np.uint8)
+            Image.fromarray(values).save(tmp_path / kind / folder / "0001.png")
         segmentation = {"size": [2, 3], "counts": "06"}
         elsewhere = f"/elsewhere/{folder}/0001.jpg"
         entries.append({"file_name": elsewhere, "category_id": label, "segmentation": segmentation})
-    file = tmp_path / "sem_seg_predictions.json"
+    file, description = tmp_path / "sem_seg_predictions.json", tmp_path / "dataset.yaml"
     file.write_text(json.dumps(entries))
-    monkeypatch.setitem(DatasetCatalog.data, name, lambda: samples)
-    MetadataCatalog.get(name).set(stuff_classes=["x", "y"], ignore_label=255)
+    description.write_text(DESCRIPTION)
     try:
-        tool.main(["--dataset-name", name, "--json-file", str(file)])
+        names = ["--dataset-name", "two_folders_val", "--description", str(description)]
+        tool.main([*names, "--json-file", str(file)])
     finally:
-        MetadataCatalog.remove(name)
+        DatasetCatalog.remove("two_folders_val")
+        MetadataCatalog.remove("two_folders_val")
     assert "| All   | 100.0 | 100.0 | 100.0 | 2   |" in capsys.readouterr().out
