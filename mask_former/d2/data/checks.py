@@ -1,6 +1,7 @@
 """What is asked about the data sets of a run before anything is built."""
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +22,14 @@ from .datasets import (
     register_descriptions,
     registered_row,
 )
-from .json_files import check_instances, check_panoptic, told_to_all
+from .json_files import (
+    Picture,
+    check_instances,
+    check_panoptic,
+    path_below_root,
+    picture_id,
+    told_to_all,
+)
 from .reading import read_label_map
 
 # The names under which Detectron2 and this package keep the paths of a data set in its metadata.
@@ -58,7 +66,7 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
     registered = [name for name in cfg.DATASETS.TRAIN if train or name in DatasetCatalog.list()]
     _check_same_classes([*registered, *cfg.DATASETS.TEST])
     for name in cfg.DATASETS.TEST:  # training sets are loaded before the first step anyway
-        told_to_all(partial(_number_of_samples, name))
+        told_to_all(partial(_check_pictures, name, *_listed_pictures(name)))
     if not train:
         return
     _check_same_ignore_label(cfg.DATASETS.TRAIN)
@@ -240,8 +248,53 @@ def _samples(name: str) -> list[dict[str, Any]]:
     return samples
 
 
-def _number_of_samples(name: str) -> int:
-    return len(_samples(name))
+def _listed_pictures(name: str) -> tuple[str, Sequence[Picture]]:
+    """The JSON with which a data set is evaluated, and its pictures; if any."""
+    metadata = MetadataCatalog.get(name)
+    if path := metadata.get("panoptic_json"):
+        return path, check_panoptic(path, *_categories(registered_row(name), metadata))
+    if _is_of_instances(metadata):
+        return metadata.json_file, check_instances(metadata.json_file).pictures
+    return "", ()
+
+
+def _check_pictures(name: str, path: str, listed: Sequence[Picture]) -> None:
+    """Refuses a test set that cannot be loaded, or has other pictures than its JSON."""
+    samples = _samples(name)
+    if path:
+        check_pictures(name, samples, path, listed)
+
+
+def check_pictures(
+    name: str, samples: Sequence[dict[str, Any]], path: str, listed: Sequence[Picture]
+) -> None:
+    """Refuses samples whose pictures are not those of the JSON that they will be compared with.
+
+    Args:
+        name: of the data set.
+        samples: told apart by ``image_id``, or else by the path below the data set's folder.
+        path: the JSON.
+        listed: its pictures.
+    """
+    metadata = MetadataCatalog.get(name)
+    found = Counter(
+        picture_id(sample["image_id"])
+        if "image_id" in sample
+        else path_below_root(metadata, sample["file_name"])
+        for sample in samples
+    )
+    known = {each for picture in listed for each in picture}
+    faults = {
+        "more than one picture in the data set": [each for each, n in found.items() if n > 1],
+        f"no entry in {path}": [each for each in found if each not in known],
+        "no picture in the data set": [p[0] for p in listed if not found.keys() & set(p)],
+    }
+    for fault, identities in faults.items():
+        if identities:
+            raise InputError(
+                f"{len(identities)} image ids of data set {name}, such as {identities[0]!r}, have "
+                f"{fault}; its pictures and those of {path} must be the same"
+            )
 
 
 def _check_supervision(name: str, num_classes: int) -> None:

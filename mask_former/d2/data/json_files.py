@@ -27,6 +27,9 @@ from .reading import naming
 
 _logger = logging.getLogger(__name__)
 
+Picture = Sequence[Any]
+"""The two names of a picture in a JSON: its id, and its path without the suffix."""
+
 
 def picture_id(given: Any) -> Any:
     """The id of a picture; a number where it is one, also as text: "000001" is 1."""
@@ -89,6 +92,7 @@ class InstanceFile(NamedTuple):
     """Their names in the order of their ids, as Detectron2 numbers them."""
     learnt: int
     """The number of annotations that are no crowd."""
+    pictures: list[Picture]
 
 
 def check_instances(path: str) -> InstanceFile:
@@ -100,8 +104,10 @@ def check_instances(path: str) -> InstanceFile:
     return InstanceFile(*_remembered(path, "instances", lambda: _check_instances(path)))
 
 
-def check_panoptic(path: str, things: Collection[int], stuff: Collection[int] = ()) -> None:
-    """Checks a panoptic JSON of COCO's format.
+def check_panoptic(
+    path: str, things: Collection[int], stuff: Collection[int] = ()
+) -> Sequence[Picture]:
+    """Checks a panoptic JSON of COCO's format, and gives its pictures.
 
     Args:
         path: the file.
@@ -114,7 +120,7 @@ def check_panoptic(path: str, things: Collection[int], stuff: Collection[int] = 
     """
     known = sorted({*things, *stuff})
     what = f"panoptic of things {sorted(things)} among {known}"
-    _remembered(path, what, lambda: _check_panoptic(path, known, things))
+    return _remembered(path, what, lambda: _check_panoptic(path, known, things))
 
 
 def _check_instances(path: str) -> InstanceFile:
@@ -126,6 +132,7 @@ def _check_instances(path: str) -> InstanceFile:
             f"{path} lists no {'categories' if images else 'images'}; prepare it again"
         )
     for index, image in enumerate(images.values()):
+        _require(image, {"file_name": str}, f"entry {index} of images in {path}")
         sides = [image.get("height"), image.get("width")]
         if not all(isinstance(side, int) and side > 0 for side in sides):
             raise InputError(
@@ -143,7 +150,9 @@ def _check_instances(path: str) -> InstanceFile:
         seen.add(entry["id"])
         if len(seen) == index:
             raise InputError(f"{where} has an id that another has, too; give each its own")
-    return InstanceFile([categories[each]["name"] for each in sorted(categories)], learnt)
+    pictures = [_names(image["id"], image["file_name"]) for image in images.values()]
+    names = [categories[each]["name"] for each in sorted(categories)]
+    return InstanceFile(names, learnt, pictures)
 
 
 def _check_instance(
@@ -175,7 +184,7 @@ def _check_instance(
         check_segmentation(where, segmentation, (image["height"], image["width"]))
 
 
-def _check_panoptic(path: str, known: Collection[int], things: Collection[int]) -> list[str]:
+def _check_panoptic(path: str, known: Collection[int], things: Collection[int]) -> list[Picture]:
     content = read_json(path, "panoptic JSON")
     if not _table(path, content, "annotations"):
         raise InputError(f"{path} lists no pictures in annotations; prepare it again")
@@ -213,7 +222,11 @@ def _check_panoptic(path: str, known: Collection[int], things: Collection[int]) 
                 f"{unknown[0]['category_id']!r}, which the categories of the file or the metadata "
                 "of the data set do not list; list it, or mend the segment"
             )
-    return []
+    return [_names(e["image_id"], e["file_name"]) for e in content["annotations"]]
+
+
+def _names(identity: Any, file_name: str) -> Picture:
+    return [picture_id(identity), os.path.splitext(file_name)[0]]
 
 
 def _table(path: str, content: Any, key: str) -> list[Annotation]:

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, cityscapes_evaluation
 
+from ..data.checks import check_pictures
 from ..data.datasets import register_descriptions
 from ..data.json_files import check_instances
 from ..errors import InputError
@@ -135,7 +136,8 @@ def _check_panoptic(dataset_name: str) -> None:
 
 def _check_instances(dataset_name: str) -> None:
     if path := MetadataCatalog.get(dataset_name).get("json_file"):
-        check_instances(path)
+        listed = check_instances(path).pictures
+        check_pictures(dataset_name, DatasetCatalog.get(dataset_name), path, listed)
 
 
 def _require_metadata(dataset_name: str, *keys: str) -> None:

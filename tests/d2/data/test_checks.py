@@ -10,8 +10,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.data.checks import check_dataset, check_datasets
+from mask_former.d2.data.checks import check_dataset, check_datasets, check_pictures
 from mask_former.d2.data.datasets import register_all
+from mask_former.d2.data.json_files import check_panoptic
 from mask_former.d2.errors import InputError
 
 PANOPTIC = {"annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": []}]}
@@ -258,6 +259,38 @@ def test_a_second_class_that_is_rare(register):
     rare = register("ours", [0] * 45 + [1, 0])
     check_datasets(cfg_of([rare], []))
     check_datasets(cfg_of([], [register("test", [0, 255])]))  # nothing is learnt from it
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([{"image_id": 1}], None),
+        ([{"image_id": "01"}], None),
+        ([{"file_name": "images/b/a.jpg"}], None),
+        ([{"file_name": "a.jpg"}], r"such as 'a', have no entry in .*panoptic.json"),
+        ([{"image_id": 2}], r"1 image ids of .*, such as 2, have no entry in .*panoptic.json"),
+        ([{"image_id": 1}] * 2, "such as 1, have more than one picture in the data set"),
+        ([{"image_id": 1}, {"image_id": 2}], "such as 2, have no entry"),
+    ],
+)
+def test_pictures_are_those_of_the_json(someone_elses, samples, message):
+    content = {"annotations": [{**PANOPTIC["annotations"][0], "file_name": "b/a.png"}]}
+    Path(someone_elses.panoptic_json).write_text(json.dumps(content))
+    del someone_elses.image_root
+    someone_elses.image_root = "images"
+    name = someone_elses.name
+    listed = check_panoptic(someone_elses.panoptic_json, {})
+    if message is None:
+        check_pictures(name, samples, someone_elses.panoptic_json, listed)
+        return
+    with pytest.raises(InputError, match=message):
+        check_pictures(name, samples, someone_elses.panoptic_json, listed)
+
+
+def test_a_picture_of_the_json_that_the_data_set_lacks(someone_elses):
+    listed = [[1, "a"], [2, "b"]]
+    with pytest.raises(InputError, match="such as 2, have no picture in the data set"):
+        check_pictures(someone_elses.name, [{"image_id": 1}], "a.json", listed)
 
 
 def test_a_test_set_that_cannot_be_loaded(register):

@@ -63,8 +63,8 @@ def changed(content: dict, place: list, value: object) -> dict:
 
 
 def test_optional_fields_and_text_ids(write):
-    assert check_instances(write(INSTANCES)) == (["cat", "dog"], 1)
-    check_panoptic(write(PANOPTIC), THINGS, STUFF)
+    assert check_instances(write(INSTANCES)) == (["cat", "dog"], 1, [[7, "a"]])
+    assert check_panoptic(write(PANOPTIC), THINGS, STUFF) == [[7, "a"], [8, "b"]]
     check_panoptic(write(PANOPTIC), {})
     check_panoptic(write(changed(PANOPTIC, ["categories"], None)), THINGS, STUFF)
 
@@ -109,6 +109,7 @@ NAN = float("nan")
         ([*FIRST, "bbox"], [], r"has the bbox \[\]"),
         ([*FIRST, "area"], "12", "has the area '12'"),
         ([*FIRST, "area"], NAN, "has NaN in entry 0 of annotations"),
+        (["images", 0, "file_name"], None, "entry 0 of images in .* has no file_name"),
         (["images", 0, "height"], None, "entry 0 of images in .* has the height None"),
         (["images"], [], "lists no images"),
         (["images"], INSTANCES["images"] * 2, "entry 1 of images .* has the id '000007', which"),
