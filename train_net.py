@@ -37,6 +37,7 @@ from mask_former.d2.describing.command import add_arguments, tell
 from mask_former.d2.describing.describe import Request, describe
 from mask_former.d2.errors import InputError
 from mask_former.d2.fuse_norms import optimize_for_inference
+from mask_former.d2.importing import add_import_argument, import_code
 from mask_former.d2.model_record import load_trained_config
 from mask_former.d2.run.dry_run import dry_run
 from mask_former.d2.run.files import replacing
@@ -87,6 +88,7 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="say what the run would be, after two iterations that nothing keeps",
     )
+    add_import_argument(parser)
     return parser
 
 
@@ -117,6 +119,7 @@ def load_options(args: argparse.Namespace) -> LoadOptions:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """The frozen configuration of a run; sets up its logs and its random numbers."""
+    import_code(getattr(args, "imports", ()))
     device = "cpu" if args.num_gpus == 0 else None
     if args.eval_only and not args.config_file:  # the weights may carry theirs
         cfg = load_trained_config(None, args.opts, device, evaluate=True)
@@ -185,6 +188,7 @@ def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> 
     """Results of ``MODEL.WEIGHTS``, or with ``resume`` of the last checkpoint, on DATASETS.TEST."""
     if cfg.TEST.AUG.ENABLED:
         Trainer.check_TTA(cfg)  # before the evaluation that comes first
+    Trainer.check_data(cfg, train=False)
     if not Path(cfg.OUTPUT_DIR, "config.yaml").exists():
         save_config(cfg)
     model = Trainer.build_model(cfg)

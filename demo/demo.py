@@ -30,6 +30,7 @@ from video import name_video, open_capture, write_video
 
 from mask_former.d2.data.reading import read_image
 from mask_former.d2.errors import InputError
+from mask_former.d2.importing import add_import_argument, import_code
 from mask_former.d2.model_record import load_trained_config, read_record
 from mask_former.d2.visualization.regions import Found
 from mask_former.d2.visualization.saving import SAVERS
@@ -97,6 +98,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="pictures, or one quoted pattern such as '~/photos/*.jpg'",
     )
     add_output_arguments(parser)
+    add_import_argument(parser)
     add(
         "--opts",
         nargs=argparse.REMAINDER,
@@ -202,6 +204,7 @@ def segment_picture(demo: VisualizationDemo, picture: str, files: Targets | None
 
 def build_demo(args: argparse.Namespace) -> VisualizationDemo:
     """The model of the command line, with its weights."""
+    import_code(args.imports)
     cfg = configuration(args)
     if not cfg.MODEL.WEIGHTS or "://ImageNetPretrained/" in cfg.MODEL.WEIGHTS:
         raise InputError(

@@ -18,6 +18,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 import train_net
 from mask_former.d2.errors import InputError
+from mask_former.d2.trainer import Trainer
 from tests.small_runs import CONFIG, QUICK, TINY, assert_accuracy, flat
 
 ROOT = Path(train_net.__file__).parent
@@ -363,3 +364,54 @@ def test_on_camvid(datasets_root, tmp_path, monkeypatch):
     log = (tmp_path / "metrics.json").read_text()
     assert "loss_dice_4" in log  # deep supervision of six layers
     assert torch.load(tmp_path / "model_final.pth")["trainer"]["iteration"] == 1
+
+
+OWN_DATA = """
+from pathlib import Path
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_sem_seg
+
+FOLDER = Path(__file__).parent / "camvid"
+for split in ("train", "val"):
+    images, labels = (str(FOLDER / kind / split) for kind in ("images", "annotations"))
+    DatasetCatalog.register(f"mine_{split}", lambda i=images, a=labels: load_sem_seg(a, i))
+    MetadataCatalog.get(f"mine_{split}").set(
+        stuff_classes=list("abcdefghijk"), ignore_label=11, evaluator_type="sem_seg"
+    )
+"""
+
+
+@pytest.mark.usefixtures("images")
+def test_own_data_sets_are_imported(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN_DATA)
+    names = {"DATASETS__TRAIN": "('mine_train',)", "DATASETS__TEST": "('mine_val',)"}
+    flags = ["--import", str(tmp_path / "mine.py")]
+    done = subprocess.run(
+        [sys.executable, "train_net.py", *arguments(tmp_path, *flags, **names)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mine_val" in log_of(tmp_path)
+    flags = ["--import", str(tmp_path / "none.py")]
+    args = train_net.argument_parser().parse_args(arguments(tmp_path, *flags))
+    with pytest.raises(InputError, match=r"--import: there is no file .*none\.py"):
+        train_net.main(args)
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("flags", [(), ("--eval-only",)])
+def test_data_sets_are_checked_before_the_model_is_built(tmp_path, monkeypatch, flags):
+    monkeypatch.setattr(Trainer, "build_model", lambda cfg: pytest.fail("too late"))
+    name = "camvid_of_other_classes"
+    classes = ["sky", "building", *MetadataCatalog.get("camvid_sem_seg_val").stuff_classes[2:]]
+    DatasetCatalog.register(name, lambda: [])
+    MetadataCatalog.get(name).set(stuff_classes=classes[::-1], evaluator_type="sem_seg")
+    try:
+        with pytest.raises(InputError, match=r"class 0 is \w+ in data set camvid_sem_seg_train"):
+            train_net.main(parse(tmp_path, *flags, DATASETS__TEST=f"('{name}',)"))
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

@@ -40,6 +40,7 @@ from mask_former.d2.data.datasets import register_descriptions
 from mask_former.d2.data.mappers import EvaluationMapper
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.errors import InputError
+from mask_former.d2.importing import add_import_argument, import_code
 from mask_former.d2.meta_arch import MaskFormer
 from mask_former.d2.model_record import load_trained_config
 
@@ -180,6 +181,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--tasks", required=True, nargs="+", choices=TASKS, help="one or several")
     add("-n", "--num-inputs", type=_positive, default=100, help="images (default: %(default)s)")
     add("--use-fixed-input-size", action="store_true", help="one input of zeros, no data set")
+    add_import_argument(parser)
     add(
         "opts",
         nargs=argparse.REMAINDER,
@@ -196,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Does the tasks in the order given."""
     args = parse_args(argv)
     with telling_errors():
+        import_code(args.imports)
         # The counts are the same on any device.
         cfg = load_trained_config(args.config_file, args.opts, device="cpu", evaluate=True)
         model = build_model(cfg).eval()

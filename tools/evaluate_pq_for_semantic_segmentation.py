@@ -8,7 +8,6 @@ The file is the one that an evaluation with train_net.py writes. Only images in 
 """
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +16,20 @@ from typing import Any, NamedTuple
 # First: it says in one sentence what is missing.
 import mask_former.d2  # noqa: F401  # isort: skip
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as mask_util
 from tabulate import tabulate
 from tqdm import tqdm
 
 from mask_former.d2.data.checks import check_dataset
-from mask_former.d2.data.datasets import register_all
+from mask_former.d2.data.datasets import register_all, register_descriptions
+from mask_former.d2.data.entries import check_segmentation
+from mask_former.d2.data.json_files import read_json
 from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.data.reading import naming, read_label_map
+from mask_former.d2.data.reading import read_label_map
 from mask_former.d2.errors import InputError
+from mask_former.d2.importing import add_import_argument, import_code
 
 MIN_IOU = 0.5  # a segment is found if its IoU is above this
 MAX_VOID = 0.5  # a prediction with a larger share of void is not held against the model
@@ -45,6 +48,12 @@ class Classes(NamedTuple):
     def of(cls, dataset_name: str) -> "Classes":
         """Those of a registered data set."""
         metadata = MetadataCatalog.get(dataset_name)
+        for key in ("stuff_classes", "ignore_label"):
+            if metadata.get(key) is None:
+                raise InputError(
+                    f"the metadata of data set {dataset_name} have no {key}; set it where the data "
+                    "set is registered"
+                )
         number = len(metadata.stuff_classes)
         same = {i: i for i in range(number)}
         contiguous = metadata.get("stuff_dataset_id_to_contiguous_id", same)
@@ -115,13 +124,12 @@ class SegmentCounts:
 
 
 def read_predictions(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The entries of a prediction file by the stem of their image.
+    """The entries of a prediction file by the file name of their image.
 
     Raises:
         InputError: the file is missing, no such file, or empty.
     """
-    with naming(str(path), "prediction file"):
-        entries = json.loads(path.read_text(encoding="utf-8"))
+    entries = read_json(str(path), "prediction file")
     if not entries:
         raise InputError(f"prediction file {path} has no predictions; evaluate the model again")
     predictions = defaultdict(list)
@@ -132,7 +140,7 @@ def read_predictions(path: Path) -> dict[str, list[dict[str, Any]]]:
                 "category_id and segmentation (size and counts) is expected; give the "
                 "sem_seg_predictions.json of an evaluation"
             )
-        predictions[stem(entry["file_name"])].append(entry)
+        predictions[entry["file_name"]].append(entry)
     return predictions
 
 
@@ -148,13 +156,61 @@ def is_prediction(entry: Any) -> bool:
     return False
 
 
-def stem(file_name: str) -> str:
-    """The name of a file up to the first dot."""
-    return Path(file_name).name.partition(".")[0]
+def match_pictures(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """Tells which picture of a data set each name stands for, also in another machine's folders.
+
+    It is the one whose path ends like the name for the longest, without the suffix; names of which
+    no picture has the stem are left out.
+
+    Args:
+        names: paths in a file of predictions.
+        known: paths of the data set's pictures.
+
+    Raises:
+        InputError: two pictures fit a name equally well, or two names fit one picture.
+    """
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for path in known:
+        by_stem[path_parts(path)[0]].append(path)
+    found: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for name in names:
+        parts = path_parts(name)
+        candidates = by_stem.get(parts[0], [])
+        common = [common_length(parts, path_parts(path)) for path in candidates]
+        best = [path for path, n in zip(candidates, common, strict=True) if n == max(common)]
+        if not best:
+            continue
+        other = owners.setdefault(best[0], name)
+        if len(best) > 1 or other != name:
+            raise InputError(
+                f"the predictions of {name} "
+                + (
+                    f"fit {best[0]} and {best[1]}"
+                    if len(best) > 1
+                    else f"and {other} fit {best[0]}"
+                )
+                + " equally well; give predictions whose paths tell the pictures apart as the data "
+                "set's folders do"
+            )
+        found[name] = best[0]
+    return found
+
+
+def path_parts(path: str) -> list[str]:
+    """The stem of a file, its folder, the folder of that, and so on; of any system's path."""
+    *folders, name = path.replace("\\", "/").split("/")
+    return [Path(name).stem, *reversed(folders)]
+
+
+def common_length(parts: Sequence[str], others: Sequence[str]) -> int:
+    """How many of the first parts are equal."""
+    equal = [one == other for one, other in zip(parts, others, strict=False)]
+    return [*equal, False].index(False)
 
 
 def paint(
-    entries: Iterable[dict[str, Any]], shape: tuple[int, ...], classes: Classes, image: str
+    entries: Iterable[dict[str, Any]], shape: tuple[int, int], classes: Classes, image: str
 ) -> np.ndarray:
     """The predicted classes [H, W] of an image; 0 where nothing is predicted.
 
@@ -175,6 +231,7 @@ def paint(
                 f"{entry['segmentation']['size']}, but its labels {list(shape)}; give the data set "
                 "that was evaluated, prepared as it was then"
             )
+        check_segmentation(f"the prediction of image {image}", entry["segmentation"], shape)
         predicted[mask_util.decode(entry["segmentation"]).astype(bool)] = classes.contiguous[
             category
         ]
@@ -190,24 +247,31 @@ def evaluate(dataset_name: str, json_file: Path) -> SegmentCounts:
     register_all()
     check_dataset(dataset_name)
     classes = Classes.of(dataset_name)
-    labels = {stem(s["sem_seg_file_name"]): s["sem_seg_file_name"] for s in _samples(dataset_name)}
+    samples = {sample["file_name"]: sample for sample in _samples(dataset_name)}
     predictions = read_predictions(json_file)
-    common = sorted(labels.keys() & predictions.keys())
+    common = match_pictures(predictions, samples)
     if not common:
         raise InputError(
             f"no image of {json_file} is in {dataset_name}; give the data set that was evaluated"
         )
     counts = SegmentCounts(classes.number)
-    for name in tqdm(common, unit="image"):
-        truth = read_label_map(labels[name], classes.number, classes.ignore_label)
+    for name, picture in tqdm(common.items(), unit="image"):
+        sample = samples[picture]
+        truth = read_label_map(
+            sample["sem_seg_file_name"],
+            classes.number,
+            classes.ignore_label,
+            sample.get("label_values"),
+        )
+        height, width = truth.shape
         truth = np.where(truth == classes.ignore_label, classes.number, truth.astype(np.int64))
-        counts.add(truth, paint(predictions[name], truth.shape, classes, name))
+        counts.add(truth, paint(predictions[name], (height, width), classes, name))
     return counts
 
 
 def _samples(dataset_name: str) -> list[dict[str, Any]]:
     samples = DatasetCatalog.get(dataset_name)
-    if not samples or "sem_seg_file_name" not in samples[0]:
+    if not all("sem_seg_file_name" in sample for sample in samples) or not samples:
         raise InputError(f"data set {dataset_name} has no semantic labels; give one that has")
     return samples
 
@@ -232,8 +296,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         "coco_2017_test_stuff_10k_sem_seg (default: %(default)s)",
     )
     parser.add_argument("--json-file", type=Path, required=True, help="sem_seg_predictions.json")
+    parser.add_argument(
+        "--description",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the dataset.yaml of a data set of your own; may be given several times",
+    )
+    add_import_argument(parser)
     args = parser.parse_args(argv)
     with telling_errors():
+        import_code(args.imports)
+        register_descriptions(CfgNode({"DATASETS": {"DESCRIPTIONS": args.description}}))
         counts = evaluate(args.dataset_name, args.json_file)
     print(table(counts.quality()))
     print(f"mIoU: {100 * counts.mean_iou():.1f}")

@@ -1,6 +1,5 @@
 """The trainer: Detectron2's, told which model, data, solver and evaluators are ours."""
 
-import contextlib
 import logging
 import os
 import weakref
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from .build.model import build_model
 from .checkpoint import Diverged, MaskFormerCheckpointer
-from .data.checks import check_dataset
+from .data.checks import check_dataset, check_datasets, check_name
 from .data.datasets import register_descriptions
 from .data.mappers import (
     DETRPanopticDatasetMapper,
@@ -100,6 +99,21 @@ class Trainer(DefaultTrainer):
         check_dataset(dataset_name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
         return build_detection_test_loader(cfg, dataset_name, mapper=EvaluationMapper(cfg))
 
+    @staticmethod
+    def check_data(cfg: CfgNode, train: bool = True) -> None:
+        """Refuses what training, or evaluation alone, would refuse of its data sets.
+
+        Raises:
+            InputError: a data set is unknown, bad, or of other classes, or the model cannot be
+                evaluated on it.
+        """
+        check_datasets(cfg, train)
+        for name in cfg.DATASETS.TEST:
+            try:
+                choose_evaluators(cfg, name)
+            except NotImplementedError as error:
+                _logger.warning("%s: it will not be evaluated", error)
+
     @classmethod
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
@@ -120,7 +134,9 @@ class Trainer(DefaultTrainer):
     @staticmethod
     def check_TTA(cfg: CfgNode) -> None:
         """Refuses data sets not evaluated by semantic labels alone, and models without scores."""
+        register_descriptions(cfg)
         for name in cfg.DATASETS.TEST:
+            check_name(name)
             kind = str(MetadataCatalog.get(name).get("evaluator_type"))
             if not kind.endswith("sem_seg"):
                 raise InputError(
@@ -158,12 +174,7 @@ class Trainer(DefaultTrainer):
                 cannot be evaluated on it, said before it is trained; or a setting is wrong.
         """
         check_solver(cfg)
-        register_descriptions(cfg)
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            check_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-        for name in cfg.DATASETS.TEST:
-            with contextlib.suppress(NotImplementedError):  # of which Detectron2 will speak
-                choose_evaluators(cfg, name)
+        self.check_data(cfg)
         dtype = mixed_precision(cfg)
         # Not Detectron2's own, which wants CUDA for several processes and for mixed precision.
         TrainerBase.__init__(self)

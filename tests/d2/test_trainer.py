@@ -273,12 +273,18 @@ def test_what_cannot_be_evaluated_is_told_before_training(cfg):
         Trainer(cfg)
 
 
-def test_unknown_evaluators_do_not_keep_from_training(cfg):
-    DatasetCatalog.register("nobodys_set", list)
-    cfg.DATASETS.TEST = ("nobodys_set",)
-    assert Trainer(cfg).max_iter == 3
-    DatasetCatalog.remove("nobodys_set")
-    MetadataCatalog.remove("nobodys_set")
+def test_unknown_evaluators_do_not_keep_from_training(cfg, log):
+    name = "nobodys_set"
+    DatasetCatalog.register(name, lambda: [{"file_name": "a.jpg"}])
+    cfg.DATASETS.TEST = (name,)
+    try:
+        assert Trainer(cfg).max_iter == 3
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    told = [message for message in log.messages if "will not be evaluated" in message]
+    assert len(told) == 1
+    assert told[0].startswith(f"data set {name} has the evaluator_type None; known are")
 
 
 @pytest.fixture

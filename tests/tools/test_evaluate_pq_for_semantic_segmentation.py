@@ -235,10 +235,15 @@ def test_unknown_class_size_and_files_are_named(run: Callable, tool: ModuleType,
             tool.main(arguments)
 
     file.write_text(json.dumps([*entries, {**entries[-1], "category_id": 12}]))
-    refuses("image 2 have category_id 12, which the data set does not know")
+    refuses(r"2\.jpg have category_id 12, which the data set does not know")
     segmentation = {"size": [6, 12], "counts": "0"}
     file.write_text(json.dumps([{**entries[0], "segmentation": segmentation}]))
     refuses(r"height and width \[6, 12\], but its labels \[12, 12\]")
+    segmentation = {"size": [12, 12], "counts": "04"}  # what is not told was taken from anywhere
+    file.write_text(json.dumps([{**entries[0], "segmentation": segmentation}]))
+    refuses("image .*0.jpg has run lengths that cannot be read .they count 4 pixels of 144")
+    file.write_text(json.dumps([{**entries[0], "score": float("nan")}]))
+    refuses("has NaN in entry 0 of the file .file_name .*, which is no number")
     file.write_text(json.dumps([{**entries[0], "file_name": "elsewhere.jpg"}]))
     refuses(f"no image of {file} is in {name}")
     file.write_text("[]")
@@ -272,3 +277,63 @@ def test_json_of_another_kind_is_told(tool: ModuleType, tmp_path: Path, content)
     message = rf"^prediction file {file} has .* where a map of file_name, category_id and segm"
     with pytest.raises(InputError, match=message):
         tool.read_predictions(file)
+
+
+PICTURES = ["/here/images/a/0001.jpg", "/here/images/b/0001.jpg", "/here/images/b/v1.2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (PICTURES, PICTURES),
+        (["/there/x/b/0001.png", "/there/x/a/0001.png"], [PICTURES[1], PICTURES[0]]),
+        ([r"C:\data\b\0001.jpg"], [PICTURES[1]]),
+        (["other/v1.2.jpg", "other/v1.3.jpg"], [PICTURES[2]]),
+    ],
+)
+def test_pictures_are_told_apart_by_their_paths(tool: ModuleType, names, expected):
+    assert list(tool.match_pictures(names, PICTURES).values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["elsewhere/0001.jpg"], "fit /here/images/a/0001.jpg and /here/images/b/0001.jpg equally"),
+        (["/x/a/0001.jpg", "/y/a/0001.jpg"], "and /x/a/0001.jpg fit /here/images/a/0001.jpg"),
+    ],
+)
+def test_pictures_that_cannot_be_told_apart_are_refused(tool: ModuleType, names, message):
+    with pytest.raises(InputError, match=message):
+        tool.match_pictures(names, PICTURES)
+
+
+DESCRIPTION = """
+name: two_folders
+task: semantic
+classes: [{name: x, values: [10]}, {name: y, values: [11]}]
+splits:
+  val: {images: images, labels: labels}
+"""
+
+
+def test_pictures_of_one_name_in_two_folders(tool, tmp_path, capsys):
+    """A data set that describes itself; predictions come from another machine."""
+    entries = []
+    for label, folder in enumerate(("a", "b")):
+        for kind, value in (("images", 0), ("labels", 10 + label)):
+            (tmp_path / kind / folder).mkdir(parents=True)
+            values = np.full((2, 3), value, np.uint8)
+            Image.fromarray(values).save(tmp_path / kind / folder / "0001.png")
+        segmentation = {"size": [2, 3], "counts": "06"}
+        elsewhere = f"/elsewhere/{folder}/0001.jpg"
+        entries.append({"file_name": elsewhere, "category_id": label, "segmentation": segmentation})
+    file, description = tmp_path / "sem_seg_predictions.json", tmp_path / "dataset.yaml"
+    file.write_text(json.dumps(entries))
+    description.write_text(DESCRIPTION)
+    try:
+        names = ["--dataset-name", "two_folders_val", "--description", str(description)]
+        tool.main([*names, "--json-file", str(file)])
+    finally:
+        DatasetCatalog.remove("two_folders_val")
+        MetadataCatalog.remove("two_folders_val")
+    assert "| All   | 100.0 | 100.0 | 100.0 | 2   |" in capsys.readouterr().out

@@ -23,6 +23,7 @@ from ...modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 from ...modeling.swin import SwinTransformer
 from ...structures import InferenceOptions, LossWeights
 from ..config import INFERENCE_ARGUMENTS, POINT_ARGUMENTS, WEIGHT_ARGUMENTS, arguments_from
+from ..data.checks import check_name
 from ..data.datasets import register_descriptions
 from ..errors import InputError
 from ..gradient_checkpointing import recompute_blocks
@@ -151,6 +152,7 @@ def _thing_ids(cfg: CfgNode) -> frozenset[int]:
     things = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
     if things is not None:
         return frozenset(things.values())
+    check_name(name)
     if cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
         raise InputError(
             f"data set {name!r} has no thing_dataset_id_to_contiguous_id in its metadata, which "

@@ -14,9 +14,8 @@ from detectron2.utils.logger import log_first_n
 from pycocotools import mask as coco_mask
 
 from ..errors import InputError
+from .entries import Annotation, check_segmentation, check_segments
 from .reading import listed, naming, rgb_to_id
-
-Annotation = dict[str, Any]
 
 
 class PanopticMap(NamedTuple):
@@ -44,7 +43,7 @@ def read_panoptic_map(
     """
     with naming(file_name, "panoptic map"):
         ids = rgb_to_id(detection_utils.read_image(file_name, "RGB"))
-    _check_segments(file_name, segments, num_classes)
+    check_segments(file_name, segments, num_classes)
     ordered = sorted(segments, key=_is_crowd)
     kind = np.dtype(np.uint8 if len(segments) < 256 else np.int16)
     # Not np.zeros, which asks for huge pages: of these, only the few that are written cost time.
@@ -74,39 +73,6 @@ def without_crowds(segments: Sequence[Annotation]) -> list[Annotation]:
 
 def _is_crowd(segment: Annotation) -> bool:
     return bool(segment.get("iscrowd", 0))
-
-
-def _check_segments(
-    file_name: str, segments: Sequence[Annotation], num_classes: int | None
-) -> None:
-    for segment in segments:
-        missing = [key for key in ("id", "category_id") if key not in segment]
-        if missing:
-            raise InputError(
-                f"a segment of {file_name} lacks {', '.join(missing)}: its segments_info has only "
-                f"{', '.join(segment) or 'nothing'}; add the missing keys to the annotation"
-            )
-    wrong = [s for s in segments if s.get("iscrowd", 0) not in (0, 1)]
-    wrong += [s for s in segments if type(s["id"]) is not int or not 0 <= s["id"] < 2**24]
-    if wrong:
-        raise InputError(
-            f"a segment of {file_name} has the id {wrong[0]['id']!r} and the iscrowd "
-            f"{wrong[0].get('iscrowd', 0)!r}, but an id is a whole number below 2^24 and iscrowd 0 "
-            "or 1; mend its segments_info"
-        )
-    ids = [segment["id"] for segment in segments]
-    if twice := {each for each in ids if ids.count(each) > 1}:
-        raise InputError(
-            f"the segments of {file_name} have the ids {listed(twice)} more than once; give each "
-            "segment of an image an id of its own, in the PNG, too"
-        )
-    found = {segment["category_id"] for segment in segments}
-    if num_classes is not None and (outside := found - set(range(num_classes))):
-        raise InputError(
-            f"the segments of {file_name} have category_id {listed(outside)}, but the classes "
-            f"are 0 to {num_classes - 1}; map them to these, or set "
-            "MODEL.SEM_SEG_HEAD.NUM_CLASSES to fit"
-        )
 
 
 def _may_be_covered(segment: Annotation, ids: np.ndarray, segments: Sequence[Annotation]) -> bool:
@@ -196,53 +162,11 @@ def _paint_crowd(where: str, annotation: Annotation, size: tuple[int, int]) -> n
 
 def _paint_one(where: str, segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """[H, W]; uint8."""
-    if isinstance(segmentation, dict):
-        return _decode(where, segmentation, size)
-    if isinstance(segmentation, list):
-        return _fill(where, segmentation, size)
-    raise InputError(
-        f"{where} has the segmentation {segmentation!r}, but polygons or run lengths are expected; "
-        "a box alone is not enough: take the annotation out, or give it a mask"
-    )
-
-
-def _decode(where: str, lengths: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    if tuple(lengths.get("size", ())) != tuple(size):
-        raise InputError(
-            f"{where} has run lengths of size {lengths.get('size')} (height, width), but the image "
-            f"has {list(size)}; mend the annotation, or restore the image that was annotated"
-        )
-    try:
-        if isinstance(lengths["counts"], list):
-            if (pixels := sum(lengths["counts"])) != size[0] * size[1]:
-                raise ValueError(f"they count {pixels} pixels of {size[0] * size[1]}")
-            lengths = coco_mask.frPyObjects(lengths, *size)
-        return coco_mask.decode(lengths)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{where} has run lengths that cannot be read ({error}); prepare the JSON again"
-        ) from error
-
-
-def _fill(where: str, polygons: list[Any], size: tuple[int, int]) -> np.ndarray:
-    if broken := [polygon for polygon in polygons if len(polygon) < 6 or len(polygon) % 2]:
-        raise InputError(
-            f"{where} has a polygon of {len(broken[0])} numbers, but at least three pairs x, y are "
-            "needed; take the polygon out of the annotation, or mend it"
-        )
-    if not polygons:
+    check_segmentation(where, segmentation, size)
+    if not segmentation:
         return np.zeros(size, np.uint8)
-    _check_places(where, polygons, size)
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *size)))
-
-
-def _check_places(where: str, polygons: list[Any], size: tuple[int, int]) -> None:
-    height, width = size
-    points = np.concatenate([np.asarray(polygon, float).reshape(-1, 2) for polygon in polygons])
-    # What overshoots a little is cut. NaN is in no range either.
-    if not (np.abs(points) <= (2 * width, 2 * height)).all():
-        raise InputError(
-            f"{where} has a polygon from {points.min(0).tolist()} to {points.max(0).tolist()} "
-            f"(x, y), but the image is {width}x{height} pixels (width x height); mend the "
-            "annotation, or restore the image that was annotated"
-        )
+    if isinstance(segmentation, list):
+        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
+    if isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, *size)
+    return coco_mask.decode(segmentation)

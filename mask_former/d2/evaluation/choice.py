@@ -8,18 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, cityscapes_evaluation
 
+from ..data.checks import check_pictures
 from ..data.datasets import register_descriptions
+from ..data.json_files import check_instances
 from ..errors import InputError
 from .cityscapes import (
     SharedCityscapesInstanceEvaluator,
     SharedCityscapesSemSegEvaluator,
 )
-from .instance import InstanceEvaluator
+from .instance import InstanceEvaluator, InstancePredictions
 from .panoptic import CheckedPanopticEvaluator
-from .semantic import CheckedSemSegEvaluator
+from .semantic import CheckedSemSegEvaluator, SemanticPredictions
 
 _TEST = "MODEL.MASK_FORMER.TEST"
 
@@ -49,8 +51,8 @@ def choose_evaluators(
 ) -> list[Callable[[str, str], DatasetEvaluator]]:
     """The makers of the evaluators of :func:`build_evaluator`.
 
-    It raises as that does, but reads no file; also where a package is missing that an evaluator
-    will need, so that a trainer knows before the first step.
+    It raises as that does, but reads no picture; also where a package, labels or an entry of the
+    metadata are missing that an evaluator will need, so that a trainer knows before the first step.
     """
     register_descriptions(cfg)
     metadata = MetadataCatalog.get(dataset_name)
@@ -68,7 +70,7 @@ def choose_evaluators(
         part = _INSTANCES_OF_PANOPTIC[kind]
         parts += [part] if part.needs in given and metadata.get(part.annotations) else []
     for part in parts:
-        part.check_packages(dataset_name)
+        part.check(dataset_name)
     return [part.make for part in parts]
 
 
@@ -95,11 +97,56 @@ def _nothing_to_evaluate(cfg: CfgNode, dataset_name: str, kind: str) -> str:
 
 
 def _semantic(dataset_name: str, folder: str) -> DatasetEvaluator:
+    if not _are_labelled(dataset_name):
+        return SemanticPredictions(dataset_name, folder)
     return CheckedSemSegEvaluator(dataset_name, distributed=True, output_dir=folder)
 
 
-def _check_panopticapi(dataset_name: str) -> None:
+def _instance(dataset_name: str, folder: str) -> DatasetEvaluator:
+    is_labelled = MetadataCatalog.get(dataset_name).get("json_file")
+    return (InstanceEvaluator if is_labelled else InstancePredictions)(dataset_name, folder)
+
+
+def _are_labelled(dataset_name: str) -> bool:
+    """Whether the pictures have label maps, all or none."""
+    samples = DatasetCatalog.get(dataset_name)
+    without = [x["file_name"] for x in samples if "sem_seg_file_name" not in x]
+    if without and len(without) < len(samples):
+        raise InputError(
+            f"{len(without)} of the {len(samples)} pictures of data set {dataset_name} have no "
+            f"sem_seg_file_name, such as {without[0]}; register them as a data set of their own, "
+            "which is predicted and not evaluated"
+        )
+    return not without
+
+
+def _check_semantic(dataset_name: str) -> None:
+    keys = ("stuff_classes", "ignore_label") if _are_labelled(dataset_name) else ()
+    _require_metadata(dataset_name, *keys)
+    _require_ids(dataset_name, "stuff")
+
+
+def _check_panoptic(dataset_name: str) -> None:
+    keys = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
+    is_labelled = MetadataCatalog.get(dataset_name).get("panoptic_json")
+    _require_metadata(dataset_name, *keys, "panoptic_root" if is_labelled else "stuff_classes")
+    _require_ids(dataset_name, "stuff", "thing")
     _require("panopticapi", dataset_name, "python tools/install_detectron2.py")
+
+
+def _check_instances(dataset_name: str) -> None:
+    if path := MetadataCatalog.get(dataset_name).get("json_file"):
+        listed = check_instances(path).pictures
+        check_pictures(dataset_name, DatasetCatalog.get(dataset_name), path, listed)
+
+
+def _require_metadata(dataset_name: str, *keys: str) -> None:
+    metadata = MetadataCatalog.get(dataset_name)
+    if missing := [key for key in keys if metadata.get(key) is None]:
+        raise InputError(
+            f"the metadata of data set {dataset_name} have no {missing[0]}, which its evaluation "
+            "needs; set it where the data set is registered"
+        )
 
 
 def _cityscapes_semantic(dataset_name: str, folder: str) -> DatasetEvaluator:
@@ -134,6 +181,20 @@ def _require(package: str, dataset_name: str, command: str) -> None:
         )
 
 
+def _require_ids(dataset_name: str, *kinds: str) -> None:
+    """Refuses classes that the metadata give no id, under which they would be written."""
+    metadata = MetadataCatalog.get(dataset_name)
+    ids = [metadata.get(f"{kind}_dataset_id_to_contiguous_id") or {} for kind in kinds]
+    given = {number for table in ids for number in table.values()}
+    for number, name in enumerate(metadata.get("stuff_classes") or ()):
+        if given and number not in given:
+            raise InputError(
+                f"class {number} ({name}) of data set {dataset_name} is no value of "
+                f"{' or '.join(kinds)}_dataset_id_to_contiguous_id in its metadata; add it where "
+                "the data set is registered"
+            )
+
+
 class _Part(NamedTuple):
     """One evaluator of several."""
 
@@ -142,16 +203,14 @@ class _Part(NamedTuple):
     make: Callable[[str, str], DatasetEvaluator]
     annotations: str = ""
     """The metadata without which it is left out."""
-    check_packages: Callable[[str], None] = lambda _: None
-    """Refuses the data set, by its name, where a package is missing."""
+    check: Callable[[str], None] = lambda _: None
+    """Refuses the data set, by its name, where a package or something in it is missing."""
 
 
-_SEMANTIC = _Part("SEMANTIC_ON", _semantic)
-_PANOPTIC = _Part("PANOPTIC_ON", CheckedPanopticEvaluator, check_packages=_check_panopticapi)
-_INSTANCE = _Part("INSTANCE_ON", InstanceEvaluator, "json_file")
-_CITYSCAPES_SEMANTIC = _Part(
-    "SEMANTIC_ON", _cityscapes_semantic, check_packages=_check_cityscapesscripts
-)
+_SEMANTIC = _Part("SEMANTIC_ON", _semantic, check=_check_semantic)
+_PANOPTIC = _Part("PANOPTIC_ON", CheckedPanopticEvaluator, check=_check_panoptic)
+_INSTANCE = _Part("INSTANCE_ON", _instance, "json_file", _check_instances)
+_CITYSCAPES_SEMANTIC = _Part("SEMANTIC_ON", _cityscapes_semantic, check=_check_cityscapesscripts)
 _CITYSCAPES_INSTANCE = _Part(
     "INSTANCE_ON", _cityscapes_instance, "gt_dir", _check_cityscapesscripts
 )

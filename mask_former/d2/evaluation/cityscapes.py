@@ -9,6 +9,7 @@ from detectron2.evaluation import CityscapesInstanceEvaluator, CityscapesSemSegE
 from detectron2.evaluation.cityscapes_evaluation import CityscapesEvaluator
 from detectron2.utils import comm
 
+from ..errors import InputError
 from .semantic import TakesLabels
 
 _logger = logging.getLogger(__name__)
@@ -24,6 +25,22 @@ class _Everywhere(CityscapesEvaluator):
         """A folder of this process's own."""
         self._working_dir = tempfile.TemporaryDirectory(prefix="cityscapes_eval_")
         self._temp_dir = self._working_dir.name
+        self._pictures: dict[str, str] = {}
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Adds the predictions of a batch, which Cityscapes' scripts name for their pictures.
+
+        Raises:
+            InputError: two pictures have the same name.
+        """
+        for sample in inputs:
+            path = sample["file_name"]
+            if (other := self._pictures.setdefault(Path(path).stem, path)) != path:
+                raise InputError(
+                    f"the pictures {other} and {path} have the same name, by which Cityscapes' "
+                    "evaluation tells them apart; rename one, with its labels"
+                )
+        super().process(inputs, outputs)
 
     def evaluate(self) -> dict[str, Any] | None:
         """The results in the main process, to which the others send their files."""

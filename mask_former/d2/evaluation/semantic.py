@@ -1,16 +1,22 @@
 """Semantic evaluation: Detectron2's, of scores or of label maps, against checked labels."""
 
+import itertools
+import json
 import logging
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
+from detectron2.utils import comm
 from PIL import Image
 
 from ..data import reading
 from ..data.datasets import registered_row
+from ..errors import InputError
 
 _logger = logging.getLogger(__name__)
 
@@ -26,14 +32,78 @@ class _Labels:
         return self._labels
 
 
+def _labels_of(result: torch.Tensor, file_name: str) -> torch.Tensor:
+    """The label map [H, W] of scores [K, H, W], or of one.
+
+    Raises:
+        InputError: scores are not finite.
+    """
+    if result.dim() == 2:
+        return result
+    labels = result.argmax(dim=0)  # of NaN, where there is one
+    require_finite(result.gather(0, labels[None]), file_name)
+    return labels
+
+
+def require_finite(scores: torch.Tensor, file_name: str) -> None:
+    """Refuses scores of a picture that would be counted as some class, or as none."""
+    if not scores.isfinite().all():
+        raise InputError(
+            f"the model gives scores for {file_name} that are not finite; the weights come from a "
+            "training that has diverged, or overflow in half precision: give others as "
+            "MODEL.WEIGHTS, or turn SOLVER.AMP.ENABLED off"
+        )
+
+
 class TakesLabels(DatasetEvaluator):
     """Lets a semantic evaluator take the label maps of SEM_SEG_OUTPUT "labels" beside scores."""
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Adds the predictions of a batch; ``sem_seg`` is [K, H, W] scores or [H, W] labels."""
-        found = [output["sem_seg"] for output in outputs]
-        scores = [{"sem_seg": _Labels(x) if x.dim() == 2 else x} for x in found]
-        super().process(inputs, scores)
+        """Adds the predictions of a batch; ``sem_seg`` is [K, H, W] scores or [H, W] labels.
+
+        Raises:
+            InputError: scores are not finite.
+        """
+        pairs = zip(inputs, outputs, strict=True)
+        found = [_labels_of(output["sem_seg"], sample["file_name"]) for sample, output in pairs]
+        super().process(inputs, [{"sem_seg": _Labels(labels)} for labels in found])
+
+
+class SemanticPredictions(SemSegEvaluator):
+    """Writes the predictions of a data set that has no label maps: there is nothing to compare."""
+
+    def __init__(self, dataset_name: str, output_dir: str) -> None:
+        """Not Detectron2's, which looks for the label maps."""
+        self._dataset_name = dataset_name
+        self._output_dir = output_dir
+        ids = MetadataCatalog.get(dataset_name).get("stuff_dataset_id_to_contiguous_id")
+        self._contiguous_id_to_dataset_id = ids and {v: k for k, v in ids.items()}
+
+    def reset(self) -> None:
+        """Forgets the predictions."""
+        self._predictions: list[dict[str, Any]] = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Adds the predictions of a batch."""
+        for sample, output in zip(inputs, outputs, strict=True):
+            labels = _labels_of(output["sem_seg"], sample["file_name"]).cpu().numpy()
+            self._predictions += self.encode_json_sem_seg(labels, sample["file_name"])
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """No results; one line says where the predictions are."""
+        predictions = list(itertools.chain(*comm.gather(self._predictions)))
+        if not comm.is_main_process():
+            return None
+        path = Path(self._output_dir, "sem_seg_predictions.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(predictions), encoding="utf-8")
+        _logger.warning(
+            "Data set %s has no label maps, so there is nothing to compare: no semantic results; "
+            "the predictions are in %s",
+            self._dataset_name,
+            path,
+        )
+        return {}
 
 
 class CheckedSemSegEvaluator(TakesLabels, SemSegEvaluator):

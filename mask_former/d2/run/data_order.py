@@ -18,6 +18,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.checks import telling_assertions
 from ..data.reading import picture_size
 from ..errors import InputError
 from .randomness import reseeded
@@ -118,18 +119,12 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> OrderedLoader:
         mapper: of training samples.
 
     Raises:
-        InputError: no picture has anything to learn.
+        InputError: a data set cannot be loaded, or no picture has anything to learn.
     """
-    names = cfg.DATASETS.TRAIN
-    try:
+    with telling_assertions(*cfg.DATASETS.TRAIN):
         samples = get_detection_dataset_dicts(
-            names, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         )
-    except AssertionError as error:  # how Detectron2 refuses; it has counted what is left
-        raise InputError(
-            f"no picture of {', '.join(names)} has an annotation that is no crowd; name other data "
-            "in DATASETS.TRAIN, or mend the annotations"
-        ) from error
     return OrderedLoader(
         samples,
         mapper,

@@ -108,6 +108,17 @@ REFUSED = {
         {f"{tiny.MASK_FORMER}.TEST.PANOPTIC_ON": True, "DATASETS.TRAIN": ("ade20k_sem_seg_train",)},
         ["'ade20k_sem_seg_train' has no thing_dataset_id_to_contiguous_id"],
     ),
+    "misspelt set": (
+        {
+            f"{tiny.MASK_FORMER}.TEST.PANOPTIC_ON": True,
+            "DATASETS.TRAIN": ("ade20k_panoptic_trian",),
+        },
+        ["ade20k_panoptic_trian is not registered; did you mean ade20k_panoptic_train"],
+    ),
+    "unknown set of instances": (
+        {f"{tiny.MASK_FORMER}.TEST.INSTANCE_ON": True, "DATASETS.TRAIN": ("zebra",)},
+        ["zebra is not registered"],
+    ),
 }
 
 

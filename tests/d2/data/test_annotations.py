@@ -104,6 +104,13 @@ def test_a_polygon_is_cut_at_the_border():
         (annotation([SQUARE, [1, 1, 4, 4]]), "a polygon of 4 numbers, but at least three pairs"),
         (annotation([[1, 1, 4, 4, 1, 1, 2]]), "a polygon of 7 numbers, but at least three pairs"),
         (annotation({"size": [6, 8], "counts": [13, 3]}), "they count 16 pixels of 48"),
+        (annotation({"size": [6, 8], "counts": "=3"}), "they count 16 pixels of 48"),
+        (annotation({"size": [6, 8], "counts": "=33~"}), "no such code, or ends early"),
+        (annotation({"size": [6, 8], "counts": [50, -2]}), "no whole numbers"),
+        (annotation({"size": 6, "counts": [48]}), "run lengths of size 6"),
+        (annotation(SQUARE), "has the polygon 2, but a list of numbers"),
+        (annotation([[[1, 1], [4, 4], [1, 4]]]), "but a list of numbers x, y, x, y"),
+        (annotation([["a", 1, 4, 4, 1, 1]]), "in which not all are numbers"),
         (annotation([SQUARE], iscrowd="no"), "iscrowd 'no'; it must be 0 or 1"),
         (annotation({"size": [6, 8]}), "run lengths that cannot be read"),
         (annotation({"size": [6, 8], "counts": 3}), "run lengths that cannot be read"),
@@ -115,3 +122,17 @@ def test_bad_annotations(bad, message):
     with pytest.raises(InputError, match=message) as caught:
         paint([annotation([SQUARE]), {**bad, "id": 77}], "a.jpg", SIZE, num_classes=3)
     assert "annotation 77 of image a.jpg" in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_compressed_run_lengths_are_counted(seed):
+    """Those of any mask have its pixels, and one code less has fewer."""
+    random = np.random.RandomState(seed)
+    size = tuple(random.randint(1, 60, 2))
+    mask = (random.rand(*size) < random.rand()).astype(np.uint8)
+    lengths = coco_mask.encode(np.asfortranarray(mask))
+    text = lengths["counts"].decode()
+    painted = paint([annotation({**lengths, "counts": text})], "a.jpg", size)
+    assert np.array_equal(painted.masks.any(0), mask)
+    with pytest.raises(InputError, match="run lengths that cannot be read"):
+        paint([annotation({**lengths, "counts": text[:-1]})], "a.jpg", size)

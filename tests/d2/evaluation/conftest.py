@@ -67,7 +67,9 @@ def data_set(sample: dict, tmp_path: Path) -> Iterator[str]:
     """The name of a data set of the sample, with two classes and 9 as ignore label."""
     name = "evaluation_test_set"
     DatasetCatalog.register(name, lambda: [sample])
-    (tmp_path / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    image = {"id": 1, "file_name": "a.jpg", "height": 2, "width": 2}
+    content = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(content))
     MetadataCatalog.get(name).set(
         thing_classes=["cat", "sky"],
         stuff_classes=["cat", "sky"],

@@ -128,3 +128,12 @@ def test_without_a_package(monkeypatch, evaluator_type, package, command, data_s
         InputError, match=rf"{data_set} needs {package}; install it with `{command}`"
     ):
         build(evaluator_type)
+
+
+@pytest.mark.parametrize("kind", ["sem_seg", "coco_panoptic_seg"])
+def test_a_class_without_an_id(data_set, build, kind):
+    metadata = MetadataCatalog.get(data_set)
+    del metadata.stuff_dataset_id_to_contiguous_id
+    metadata.stuff_dataset_id_to_contiguous_id = {0: 0}
+    with pytest.raises(InputError, match=rf"class 1 .sky. of data set {data_set} is no value of"):
+        build(kind)

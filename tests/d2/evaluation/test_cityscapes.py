@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
@@ -129,3 +130,14 @@ def test_cityscapes_without_an_image(kind, told):
     assert evaluator.evaluate() == {}
     assert told() == ["No image of city_without_images was predicted: no result"]
     MetadataCatalog.remove("city_without_images")
+
+
+@pytest.mark.parametrize(
+    "kind", [SharedCityscapesSemSegEvaluator, SharedCityscapesInstanceEvaluator]
+)
+def test_pictures_of_one_name(kind):
+    evaluator = kind("cityscapes_fine_sem_seg_val")
+    evaluator.reset()
+    evaluator._pictures["0001"] = "a/0001.png"
+    with pytest.raises(InputError, match=r"a/0001.png and b/0001.png have the same name"):
+        evaluator.process([{"file_name": "b/0001.png"}], [{"sem_seg": torch.zeros(2, 1, 1)}])

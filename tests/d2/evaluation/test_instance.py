@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.data.reading import rgb_to_id
+from mask_former.d2.errors import InputError
 from mask_former.d2.evaluation.choice import build_evaluator
 
 ROOT = Path(__file__).parents[3]
@@ -175,3 +176,79 @@ def test_ground_truth_of_coco_is_perfect(datasets_root, tmp_path, monkeypatch):
     assert "coco_2017_val segm 100.0" in printed, done.stderr
     assert "coco_2017_val_panoptic panoptic_seg 100.0" in printed
     assert "coco_2017_val_panoptic segm 100.0" in printed
+
+
+@pytest.fixture
+def halves() -> np.ndarray:
+    """[2, 20, 20]; the upper half and the lower one."""
+    masks = np.zeros((2, 20, 20), bool)
+    masks[0, :10], masks[1, 10:] = True, True
+    return masks
+
+
+@pytest.mark.parametrize("missing", [(), ("iscrowd",), ("area",), ("bbox",), ("area", "bbox")])
+@pytest.mark.parametrize("identity", [1, "000001"])
+def test_the_least_json(tmp_path, sample, build, evaluate, halves, missing, identity):
+    """Ids may be text or begin at 0, for which COCO's evaluation has a use of its own."""
+    path = tmp_path / "coco.json"
+    write_instances(path, {identity: [(0, mask) for mask in halves]}, {0: "cat"})
+    content = json.loads(path.read_text())
+    for number, entry in enumerate(content["annotations"]):
+        entry["id"] = number
+        for key in missing:
+            del entry[key]
+    path.write_text(json.dumps(content))
+    sample["image_id"] = 1 if missing else identity
+    result = evaluate(build("coco"), sample, instances(halves, [0, 0]))
+    assert result["segm"]["AP"] == result["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_a_crowd_with_a_box_alone(tmp_path, sample, build, evaluate, halves):
+    path = tmp_path / "coco.json"
+    write_instances(path, {1: [(0, halves[0])]}, {0: "cat"})
+    content = json.loads(path.read_text())
+    crowd = {"id": 2, "image_id": 1, "category_id": 0, "iscrowd": 1, "bbox": [0, 10, 20, 10]}
+    content["annotations"].append(crowd)
+    path.write_text(json.dumps(content))
+    # The second prediction is in the crowd, and so not held against the model.
+    result = evaluate(build("coco"), sample, instances(halves, [0, 0]))
+    assert result["segm"]["AP"] == pytest.approx(100)
+
+
+def test_no_annotations(tmp_path, sample, told, build, evaluate, halves):
+    path = tmp_path / "coco.json"
+    write_instances(path, {1: [(0, halves[0])]}, {0: "cat"})
+    content = json.loads(path.read_text())
+    del content["annotations"]
+    path.write_text(json.dumps(content))
+    assert evaluate(build("coco"), sample, instances(halves, [0, 0])) == {}
+    written = tmp_path / "out/inference/coco_instances_results.json"
+    assert len(json.loads(written.read_text())) == 2
+    assert told() == [
+        f"{path} has no annotations, so there is nothing to compare: no AP; the predictions are in "
+        f"{written}"
+    ]
+
+
+@pytest.mark.parametrize(("identity", "name"), [({"image_id": 5}, 5), ({}, "a/1")])
+def test_no_json(tmp_path, data_set, sample, told, build, evaluate, halves, identity, name):
+    metadata = MetadataCatalog.get(data_set)
+    del metadata.json_file, metadata.thing_dataset_id_to_contiguous_id
+    metadata.set(thing_dataset_id_to_contiguous_id={7: 0, 9: 1}, image_root="images")
+    bare = {"file_name": "images/a/1.jpg", **identity}
+    assert evaluate(build("coco"), bare, instances(halves, [0, 1])) == {}
+    path = tmp_path / "out/inference/coco_instances_results.json"
+    entries = json.loads(path.read_text())
+    assert [entry["category_id"] for entry in entries] == [7, 9]
+    assert {entry["image_id"] for entry in entries} == {name}
+    assert told() == [
+        f"Data set {data_set} has no json_file, so there is nothing to compare: no AP; the "
+        f"predictions are in {path}"
+    ]
+
+
+def test_scores_that_are_not_finite(sample, build, evaluate, halves):
+    result = instances(halves, [0, 0])
+    result["instances"].scores[1] = float("nan")
+    with pytest.raises(InputError, match=r"a\.jpg that are not finite"):
+        evaluate(build("coco"), sample, result)

@@ -1,10 +1,13 @@
 """Panoptic quality on cases worked out by hand, bad ground truth, and nothing to count."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
+from PIL import Image
 
 from mask_former.d2.errors import InputError
 
@@ -82,3 +85,99 @@ def test_image_without_prediction(sample, build, evaluate, panoptic_output):
     output = panoptic_output(sample)
     with pytest.raises(InputError, match=r"1 images of .*p\.json have no prediction, such as 1;"):
         evaluate(build("coco_panoptic_seg"), {**sample, "image_id": 2}, output)
+
+
+@pytest.fixture
+def two_folders(sample, tmp_path, data_set, write_image) -> list[dict]:
+    """Pictures of one name in two folders, with other labels, ids as text, and the least JSON."""
+    samples, annotations = [], []
+    for number, folder in enumerate(("a", "b"), start=1):
+        (tmp_path / "p" / folder).mkdir()
+        file = tmp_path / "p" / folder / "0001.png"
+        write_image(file, [[[number, 0, 0]] * 2, [[9, 0, 0]] * 2])
+        segments = [{"id": number, "category_id": number - 1}, {"id": 9, "category_id": 1}]
+        entry = {"file_name": f"{folder}/0001.png", "image_id": f"00000{number}"}
+        annotations.append({**entry, "segments_info": segments})
+        own = [{**segment, "isthing": segment["category_id"] == 0} for segment in segments]
+        samples.append(
+            {
+                "file_name": str(tmp_path / "images" / folder / "0001.jpg"),
+                "image_id": number,
+                "pan_seg_file_name": str(file),
+                "segments_info": own,
+            }
+        )
+    categories = [{"id": 0, "name": "cat"}, {"id": 1, "name": "sky"}]
+    content = {"annotations": annotations, "categories": categories}
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    MetadataCatalog.get(data_set).image_root = str(tmp_path / "images")
+    return samples
+
+
+def evaluated(evaluator, samples, panoptic_output) -> dict:
+    evaluator.reset()
+    for each in samples:
+        evaluator.process([each], [panoptic_output(each)])
+    return evaluator.evaluate()
+
+
+def saved_names(tmp_path) -> list[str]:
+    content = json.loads((tmp_path / "out/inference/predictions.json").read_text())
+    return [entry["file_name"] for entry in content["annotations"]]
+
+
+def test_pictures_of_one_name_and_the_least_json(tmp_path, two_folders, build, panoptic_output):
+    result = evaluated(build("coco_panoptic_seg"), two_folders, panoptic_output)["panoptic_seg"]
+    assert [result[key] for key in ("PQ", "PQ_th", "PQ_st")] == [100, 100, 100]
+    assert saved_names(tmp_path) == ["a/0001.png", "b/0001.png"]
+
+
+def test_pictures_without_an_id_are_told_apart_by_their_paths(two_folders, build, panoptic_output):
+    for each in two_folders:
+        del each["image_id"]
+    evaluator = build("coco_panoptic_seg")
+    assert evaluated(evaluator, two_folders, panoptic_output)["panoptic_seg"]["PQ"] == 100
+
+
+def test_names_that_differ_are_as_they_were(tmp_path, sample, build, evaluate, panoptic_output):
+    evaluate(build("coco_panoptic_seg"), sample, panoptic_output(sample))
+    assert saved_names(tmp_path) == ["a.png"]
+
+
+def test_an_id_of_two_pictures(two_folders, build, panoptic_output):
+    two_folders[0]["image_id"] = 2
+    with pytest.raises(InputError, match=r"2 pictures of data set .* have the image_id 2; give"):
+        evaluated(build("coco_panoptic_seg"), two_folders, panoptic_output)
+
+
+def test_areas_that_are_missing_are_counted(
+    tmp_path, sample, build, evaluate, panoptic_output, write_panoptic_json
+):
+    output = panoptic_output(sample)
+    output["panoptic_seg"] = (torch.tensor([[1, 1], [1, 2]]), output["panoptic_seg"][1])
+    expected = evaluate(build("coco_panoptic_seg"), sample, copy.deepcopy(output))
+    write_panoptic_json(tmp_path / "p.json", [{"id": i, "category_id": i - 1} for i in (1, 2)])
+    assert evaluate(build("coco_panoptic_seg"), sample, output) == expected
+    assert expected["panoptic_seg"]["PQ_th"] == pytest.approx(100 * 2 / 3)
+
+
+def test_no_panoptic_json(tmp_path, data_set, two_folders, told, build, panoptic_output):
+    del MetadataCatalog.get(data_set).panoptic_json
+    evaluator = build("coco_panoptic_seg")
+    outputs = [panoptic_output(each) for each in two_folders]
+    evaluator.reset()
+    for each, output in zip(two_folders, outputs, strict=True):
+        bare = {key: each[key] for key in ("file_name", "image_id")}
+        evaluator.process([bare], [output])
+    assert evaluator.evaluate() == {}
+    folder = tmp_path / "out/inference"
+    content = json.loads((folder / "predictions.json").read_text())
+    assert [entry["name"] for entry in content["categories"]] == ["cat", "sky"]
+    assert [entry["isthing"] for entry in content["categories"]] == [1, 0]
+    for entry in content["annotations"]:
+        colors = np.asarray(Image.open(folder / "panoptic_predictions" / entry["file_name"]))
+        assert set(colors[..., 0].ravel()) == {segment["id"] for segment in entry["segments_info"]}
+    assert told() == [
+        f"Data set {data_set} has no panoptic_json, so there is nothing to compare: no panoptic "
+        f"results; the predictions are in {folder / 'panoptic_predictions'}"
+    ]

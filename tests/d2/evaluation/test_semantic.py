@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as mask_util
 
 from mask_former.d2.errors import InputError
@@ -66,3 +67,43 @@ def test_label_maps_without_a_class(sample, data_set, told, build, evaluate, wri
     assert np.isnan([result["mIoU"], result["pACC"], result["IoU-cat"]]).all()
     line = f"No pixel of the label maps of {data_set} has a class: its semantic results are NaN"
     assert told() == [line]
+
+
+@pytest.mark.parametrize("given", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite(sample, build, evaluate, given):
+    scores = torch.zeros(2, 2, 2)
+    scores[1, 0, 1] = given
+    with pytest.raises(InputError, match=r"a\.jpg that are not finite; .* MODEL.WEIGHTS"):
+        evaluate(build("sem_seg"), sample, {"sem_seg": scores})
+
+
+def test_no_label_maps(tmp_path, sample, data_set, told, build, evaluate):
+    del sample["sem_seg_file_name"]
+    del MetadataCatalog.get(data_set).ignore_label
+    labels = torch.tensor([[0, 1], [1, 1]])
+    assert evaluate(build("sem_seg"), sample, {"sem_seg": labels}) == {}
+    path = tmp_path / "out/inference/sem_seg_predictions.json"
+    entries = json.loads(path.read_text())
+    assert [(e["file_name"], e["category_id"]) for e in entries] == [
+        (sample["file_name"], 0),
+        (sample["file_name"], 1),
+    ]
+    assert np.array_equal(mask_util.decode(entries[1]["segmentation"]), labels.numpy())
+    assert told() == [
+        f"Data set {data_set} has no label maps, so there is nothing to compare: no semantic "
+        f"results; the predictions are in {path}"
+    ]
+
+
+def test_some_pictures_without_label_maps(sample, data_set, build):
+    DatasetCatalog.remove(data_set)
+    DatasetCatalog.register(data_set, lambda: [sample, {"file_name": "b.jpg"}])
+    with pytest.raises(InputError, match=r"1 of the 2 pictures .* such as b\.jpg"):
+        build("sem_seg")
+
+
+@pytest.mark.parametrize("key", ["ignore_label", "stuff_classes"])
+def test_metadata_that_are_missing(data_set, build, key):
+    delattr(MetadataCatalog.get(data_set), key)
+    with pytest.raises(InputError, match=rf"the metadata of data set {data_set} have no {key}"):
+        build("sem_seg")

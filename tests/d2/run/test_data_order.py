@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from mask_former.d2.errors import InputError
@@ -125,4 +126,12 @@ def test_repeat_factors():
 def test_samplers_that_cannot_be_had(tmp_path, name, message):
     cfg = tiny_cfg(tmp_path, {"DATALOADER.SAMPLER_TRAIN": name})
     with pytest.raises(InputError, match=message):
+        build_train_loader(cfg, dict)
+
+
+@pytest.mark.usefixtures("images")
+def test_what_a_loader_asserts_is_told(tmp_path, monkeypatch):
+    cfg = tiny_cfg(tmp_path)
+    monkeypatch.setitem(DatasetCatalog.data, "camvid_sem_seg_train", list)
+    with pytest.raises(InputError, match=r"camvid_sem_seg_train cannot be loaded: .* is empty!"):
         build_train_loader(cfg, dict)
