@@ -62,6 +62,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
 
 _RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.IMS_PER_BATCH": (1, math.inf),
+    "SOLVER.ACCUMULATE": (1, math.inf),
     "SOLVER.MAX_ITER": (0, math.inf),
     "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
     "SOLVER.BASE_LR": (0, math.inf),

@@ -6,10 +6,9 @@ import os
 import weakref
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -35,6 +34,7 @@ from .errors import InputError
 from .evaluation.choice import build_evaluator, choose_evaluators
 from .mixed_precision import MixedPrecisionTrainer
 from .model_record import ModelRecord
+from .run.accumulation import AccumulatingTrainer, check_parts
 from .run.data_order import OrderedLoader, build_train_loader
 from .run.interruption import CheckpointOnFailure, StopOnSignal, Stopped, describe_divergence
 from .run.processes import distributed
@@ -63,7 +63,7 @@ _logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Trains and evaluates what a configuration describes."""
 
-    _trainer: SimpleTrainer
+    _trainer: AccumulatingTrainer
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -174,11 +174,11 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        self._trainer = SimpleTrainer(distributed(model), loader, optimizer)
+        check_parts(model, cfg.SOLVER.ACCUMULATE)
+        self._trainer = AccumulatingTrainer(distributed(model), loader, optimizer)
+        self._trainer.parts = cfg.SOLVER.ACCUMULATE
         if dtype is not None:
             self._trainer = MixedPrecisionTrainer(self._trainer, dtype)
-        self.model.register_forward_hook(self._keep_losses)
-        self._losses: dict[str, torch.Tensor] = {}
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         record = ModelRecord.of(cfg)
@@ -192,10 +192,6 @@ class Trainer(DefaultTrainer):
         )
         self._stop = StopOnSignal()
         self.register_hooks(self.build_hooks())
-
-    def _keep_losses(self, model: nn.Module, args: Any, losses: Any) -> None:
-        if model.training and isinstance(losses, dict):
-            self._losses = {name: loss.detach() for name, loss in losses.items()}
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, and ours for a training that ends before its time."""
@@ -218,11 +214,12 @@ class Trainer(DefaultTrainer):
         try:
             super().run_step()
         except (FloatingPointError, ValueError) as error:
-            lost = [loss for loss in self._losses.values() if not loss.isfinite().all()]
+            losses = self._trainer.losses
+            lost = [loss for loss in losses.values() if not loss.isfinite().all()]
             if not lost and "diverged" not in str(error):
                 raise
             rate = self.cfg.SOLVER.BASE_LR
-            raise Diverged(describe_divergence(self._losses, self.iter, rate, error)) from error
+            raise Diverged(describe_divergence(losses, self.iter, rate, error)) from error
 
     @classmethod
     def test(

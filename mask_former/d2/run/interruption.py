@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..checkpoint import Diverged
 from .terminal import command_to_resume
@@ -99,26 +98,19 @@ class CheckpointOnFailure(HookBase):
     def __init__(self) -> None:
         """Has seen no iteration yet."""
         self._complete = -1
-        self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def before_step(self) -> None:
-        """Keeps the statistics, which the forward changes."""
-        norms = [m for m in self.trainer.model.modules() if isinstance(m, _NormBase)]
-        buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
-        self._statistics = [(buffer, buffer.clone()) for buffer in buffers]
 
     def after_step(self) -> None:
         """One more iteration is complete."""
         self._complete = self.trainer.iter
-        self._statistics = []
+        self.trainer._trainer.undo = None
 
     def after_train(self) -> None:
         """Called after a failure too; then the trainer has not reached ``max_iter``."""
         failed = self.trainer.iter
         if failed >= self.trainer.max_iter:
             return
-        for buffer, before in self._statistics:
-            buffer.copy_(before)
+        if undo := self.trainer._trainer.undo:
+            undo.statistics()
         complete = max(self._complete, self.trainer.start_iter - 1)
         # What is saved; it also keeps Detectron2 from evaluating after a failed last iteration.
         self.trainer.iter = complete
