@@ -41,6 +41,7 @@ from mask_former.d2.model_record import load_trained_config
 from mask_former.d2.run.dry_run import dry_run
 from mask_former.d2.run.files import replacing
 from mask_former.d2.run.processes import join_group, launched_by_torchrun, run_processes
+from mask_former.d2.run.randomness import set_deterministic
 from mask_former.d2.run.terminal import open_logs
 from mask_former.d2.solver import check_solver
 from mask_former.d2.trainer import Trainer
@@ -133,6 +134,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     _logger.debug("Running with full config:\n%s", cfg.dump())
     seed_all_rng(cfg.SEED + comm.get_rank())
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
+    set_deterministic(cfg.SOLVER.DETERMINISTIC)
     return cfg
 
 

@@ -206,6 +206,13 @@ def test_without_cuda(tmp_path, flags):
         assert not cfg.SOLVER.AMP.ENABLED
 
 
+def test_deterministic_algorithms(tmp_path):
+    for wanted in (True, False):
+        train_net.setup(parse(tmp_path, SOLVER__DETERMINISTIC=wanted, CUDNN_BENCHMARK=True))
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert torch.backends.cudnn.benchmark != wanted
+
+
 def test_without_a_configuration_file(tmp_path):
     opts = ["OUTPUT_DIR", str(tmp_path / "out")]
     cfg = train_net.setup(default_argument_parser().parse_args(opts))

@@ -173,6 +173,7 @@ def add_mask_former_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLASSES_BY_NAME = False
     cfg.MODEL.RESNETS.USE_CHECKPOINT = False  # gradient checkpointing, as MODEL.SWIN's
     cfg.SOLVER.AMP.DTYPE = "float16"  # or "bfloat16", of SOLVER.AMP.ENABLED
+    cfg.SOLVER.DETERMINISTIC = False  # only algorithms that give the same bits each time
     cfg.SOLVER.ACCUMULATE = 1  # parts in which each process's batch goes through the model
     # Ours. True: scales resample the image that the test loader has resized, as published.
     cfg.TEST.AUG.RESIZE_TWICE = True

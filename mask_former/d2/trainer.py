@@ -209,10 +209,17 @@ class Trainer(DefaultTrainer):
 
         Raises:
             Diverged: the losses are not finite.
+            InputError: ``SOLVER.DETERMINISTIC`` asks for what an operation cannot.
         """
         reseed(self.cfg.SEED, 1, self.iter, comm.get_rank())
         try:
             super().run_step()
+        except RuntimeError as error:
+            if "does not have a deterministic implementation" not in str(error):
+                raise
+            raise InputError(
+                f"SOLVER.DETERMINISTIC is True, but {str(error).partition(',')[0]}; set it to False"
+            ) from error
         except (FloatingPointError, ValueError) as error:
             losses = self._trainer.losses
             lost = [loss for loss in losses.values() if not loss.isfinite().all()]

@@ -1,5 +1,6 @@
 """Random numbers that depend on the seed and on what is drawn, on nothing that was drawn before."""
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Whether torch takes algorithms alone that give the same bits each time; else the fastest.
+
+    Args:
+        wanted: an operation without such an algorithm then ends the run.
+    """
+    if wanted:  # cuBLAS reads it when a process first multiplies
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(wanted)
 
 
 def reseed(*key: int) -> None:

@@ -13,7 +13,9 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
 from mask_former.d2.checkpoint import Diverged
+from mask_former.d2.errors import InputError
 from mask_former.d2.run.interruption import Stopped, describe_divergence
+from mask_former.d2.run.randomness import set_deterministic
 from mask_former.d2.trainer import Trainer
 from tests.small_runs import draw_images, tiny_cfg
 
@@ -206,3 +208,17 @@ def test_nothing_is_tagged_without_a_complete_iteration(tmp_path):
         run(config(tmp_path), At(0, fail))
     assert caught.value.__notes__ == ["training ended in iteration 0; nothing of it is saved"]
     assert not (tmp_path / "out" / "last_checkpoint").exists()
+
+
+def test_operations_that_are_not_deterministic(tmp_path):
+    def put(trainer: Trainer) -> None:
+        where = torch.tensor([0])
+        trainer.model.register_forward_hook(lambda *_: torch.zeros(2).put_(where, torch.ones(1)))
+
+    set_deterministic(True)
+    try:
+        run(config(tmp_path / "without", SOLVER__MAX_ITER=2))
+        with pytest.raises(InputError, match=r"^SOLVER\.DETERMINISTIC is True, but put_ does not"):
+            run(config(tmp_path), At(1, put))
+    finally:
+        set_deterministic(False)
