@@ -40,7 +40,7 @@ from mask_former.d2.fuse_norms import optimize_for_inference
 from mask_former.d2.model_record import load_trained_config
 from mask_former.d2.run.dry_run import dry_run
 from mask_former.d2.run.files import replacing
-from mask_former.d2.run.processes import join_group, launched_by_torchrun, run_processes
+from mask_former.d2.run.processes import is_one_of_several, join_group, run_processes
 from mask_former.d2.run.randomness import set_deterministic
 from mask_former.d2.run.terminal import open_logs
 from mask_former.d2.solver import check_solver
@@ -97,7 +97,7 @@ def use_data(args: argparse.Namespace) -> None:
         load_config(args.config_file or None, args.opts, "cpu").OUTPUT_DIR, "data"
     )
     config = Path(output, "config.yaml")
-    if not launched_by_torchrun():  # else the launcher has done it
+    if not is_one_of_several():  # else the launcher has done it
         choices = (args.from_scratch, args.ignore, args.names)
         request = Request(args.data, output, args.config_file or None, args.opts, *choices)
         described = describe(request, str(Path(__file__).resolve().parent / "configs"))
@@ -227,23 +227,26 @@ def _is_no_input_error(record: logging.LogRecord) -> bool:
 def launch_run(args: argparse.Namespace) -> None:
     """``run`` in this process, in one for each GPU, or in ``--num-processes`` on the CPU.
 
-    A process of torchrun meets the others of its group.
+    A process of torchrun, or of a launcher that sets the same variables, meets its group.
     """
     num_gpus = args.num_gpus if torch.cuda.is_available() else 0
-    if launched_by_torchrun():
-        join_group(use_cuda=num_gpus > 0)
-        run(args)
-    elif args.num_processes > 1:
-        sys.exit(run_processes(args.num_processes, sys.argv))
-    else:
-        try:
+    try:
+        if is_one_of_several():
+            join_group(use_cuda=num_gpus > 0)
+            run(args)
+        elif args.num_processes > 1:
+            sys.exit(run_processes(args.num_processes, sys.argv))
+        else:
             launch(run, num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-        except ProcessExitedException as error:  # the process itself has said why
-            sys.exit(str(error))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except ProcessExitedException as error:  # the process itself has said why
+        sys.exit(str(error))
 
 
 def check_processes(args: argparse.Namespace) -> None:
     """Refuses numbers of processes and machines that contradict themselves or cannot be had."""
+    world = os.environ.get("WORLD_SIZE", "1")
     faults = {
         f"--num-gpus is {args.num_gpus}": args.num_gpus < 0,
         f"--num-processes is {args.num_processes}": args.num_processes < 1,
@@ -257,17 +260,29 @@ def check_processes(args: argparse.Namespace) -> None:
         "--num-machines has no --dist-url at which the machines can meet": (
             args.num_machines > 1 and "127.0.0.1" in args.dist_url
         ),
+        f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}": (
+            torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count()
+        ),
+        "--num-machines is of Detectron2's launcher, but torchrun has started this process": (
+            args.num_machines > 1 and "RANK" in os.environ
+        ),
+        "--num-machines is of GPUs, of which there is none here; start CPU processes by torchrun": (
+            args.num_machines > 1 and not (args.num_gpus > 0 and torch.cuda.is_available())
+        ),
+        f"--num-processes is {args.num_processes}, but WORLD_SIZE {world} in the environment": (
+            "RANK" in os.environ and str(args.num_processes) not in ("1", world)
+        ),
     }
     for fault, is_there in faults.items():
         if is_there:
-            sys.exit(f"error: {fault}; see --help")
+            raise InputError(f"{fault}; see --help")
 
 
 if __name__ == "__main__":
     keep_freed_memory()
     arguments = argument_parser().parse_args()
-    check_processes(arguments)
-    if arguments.data is not None:
-        with telling_errors():
+    with telling_errors():
+        check_processes(arguments)
+        if arguments.data is not None:
             use_data(arguments)
     launch_run(arguments)

@@ -304,10 +304,14 @@ def test_ctrl_c_ends_with_how_to_go_on(tmp_path, monkeypatch, capfd):
         (["--num-machines", "0"], "--num-machines is 0"),
         (["--machine-rank", "5", "--num-machines", "2"], "--machine-rank is 5 of 2 machines"),
         (["--num-machines", "2"], "--num-machines has no --dist-url"),
+        (
+            ["--num-machines", "2", "--dist-url", "tcp://host:1", "--num-gpus", "0"],
+            "--num-machines is of GPUs, of which there is none here",
+        ),
     ],
 )
 def test_processes_that_cannot_be_had(flags, fault):
-    with pytest.raises(SystemExit, match=f"error: {fault}"):
+    with pytest.raises(InputError, match=f"^{fault}"):
         train_net.check_processes(train_net.argument_parser().parse_args(flags))
 
 

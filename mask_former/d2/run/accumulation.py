@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
+from .processes import average_statistics
 from .randomness import random_states, set_random_states
 
 Sample = dict[str, Any]
@@ -79,6 +80,7 @@ class AccumulatingTrainer(SimpleTrainer):
             self.undo.all()
             self._split_further(data, problem)
         self._write_metrics(self.losses, data_time)  # and an error where a loss is not finite
+        average_statistics(self.model)
         self._update()
 
     def _out_of_memory(self, data: list[Sample]) -> str:
@@ -113,22 +115,33 @@ class AccumulatingTrainer(SimpleTrainer):
             for part in parts:
                 is_last = part is parts[-1]
                 with nullcontext() if is_last else _unshared(self.model):
-                    with self._precision():
+                    agreeing = self._agreement(model) if is_last and several else nullcontext()
+                    with agreeing, self._precision():
                         losses = self.model(part)
                     if isinstance(losses, torch.Tensor):
                         losses = {"total_loss": losses}
                     for name, loss in losses.items():
                         self.losses[name] = self.losses.get(name, 0) + loss.detach()
-                    if is_last and several:
-                        self._agree()
                     self._backward(sum(losses.values()))
 
-    def _agree(self) -> None:
-        """Waits for all processes to have the memory, before gradients are shared."""
-        well = all(comm.all_gather(True))
-        self._agreed = True
-        if not well:
-            raise torch.OutOfMemoryError(_ELSEWHERE)
+    @contextmanager
+    def _agreement(self, model: nn.Module) -> Iterator[None]:
+        """Has a forward wait for all processes to have the memory.
+
+        Within the forward, for after it DDP shares the gradients of whatever backward is next.
+        """
+
+        def agree(*forward: Any) -> None:
+            well = all(comm.all_gather(True))
+            self._agreed = True
+            if not well:
+                raise torch.OutOfMemoryError(_ELSEWHERE)
+
+        handle = model.register_forward_hook(agree)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _require_agreement(self, problem: str) -> None:
         """Synchronised norms have the other processes wait where this one will not come."""

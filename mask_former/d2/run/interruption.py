@@ -1,6 +1,7 @@
 """What becomes of a run that ends before its time: by a signal, a fault, or because it diverges."""
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..checkpoint import Diverged
+from .processes import launched_by_torchrun
 from .terminal import command_to_resume
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -37,13 +39,15 @@ class StopOnSignal(HookBase):
     """Ends the run at TERM, INT or USR1: after the iteration, in which all processes agree.
 
     Outside of an iteration, as in an evaluation, it ends at once. Loader processes are started
-    within an iteration and inherit the handler, so that they go on serving until its end.
+    within an iteration and inherit the handler, so that they go on serving until its end. A
+    launcher that was killed counts as TERM.
     """
 
     def __init__(self) -> None:
         """Waits for the training to begin."""
         self.number = 0
         self._in_step = False
+        self._launcher = os.getppid() if launched_by_torchrun() else None
         self._former: dict[int, Any] = {}
 
     def before_train(self) -> None:
@@ -62,6 +66,8 @@ class StopOnSignal(HookBase):
             Stopped: a signal came; not after the last iteration, whose weights are yet to be saved.
         """
         self._in_step = False
+        if self._launcher not in (None, os.getppid()):
+            self.number = self.number or signal.SIGTERM  # or this would go on beside the next run
         self.number = max(comm.all_gather(self.number))
         if self.number and self.trainer.iter + 1 < self.trainer.max_iter:
             raise Stopped(self.number, together=True)
