@@ -30,7 +30,7 @@ from detectron2.utils.env import seed_all_rng
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from mask_former.d2.allocation import keep_freed_memory
-from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer
+from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer, average_weights
 from mask_former.d2.config import load_config
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.describing.command import add_arguments, tell
@@ -38,6 +38,7 @@ from mask_former.d2.describing.describe import Request, describe
 from mask_former.d2.errors import InputError
 from mask_former.d2.fuse_norms import optimize_for_inference
 from mask_former.d2.model_record import load_trained_config
+from mask_former.d2.run.batch_scaling import scale_batch
 from mask_former.d2.run.dry_run import dry_run
 from mask_former.d2.run.files import replacing
 from mask_former.d2.run.processes import is_one_of_several, join_group, run_processes
@@ -68,6 +69,13 @@ def argument_parser() -> argparse.ArgumentParser:
         "--overwrite",
         action="store_true",
         help="start anew in a folder that holds a checkpoint, whose files give way one by one",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="SOLVER.IMS_PER_BATCH N, with the learning rate times N / the configuration's, and "
+        "iterations, warm-up, steps and periods divided by that",
     )
     parser.add_argument(
         "--num-processes",
@@ -125,9 +133,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg = load_config(args.config_file or None, args.opts, device)
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed()
+    batch = getattr(args, "batch", None)  # which Detectron2's own parser does not know
+    scaled = "" if batch is None else scale_batch(cfg, batch)
     check_solver(cfg)
     cfg.freeze()
     open_logs(cfg.OUTPUT_DIR)
+    if scaled:
+        _logger.info("--batch %d, by the linear rule\n%s", batch, scaled)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no fault
     _logger.debug("Environment info:\n%s", collect_env_info())
     _logger.debug("Command line arguments: %s", args)
@@ -171,7 +183,11 @@ def check_folder(folder: str, overwrite: bool) -> None:
             "to go on with it, --overwrite to start anew, or another OUTPUT_DIR"
         )
     if comm.is_main_process():
-        for path in (tag, Path(folder, "metrics.json")):  # of the run that starts over
+        for path in (
+            tag,
+            Path(folder, "metrics.json"),
+            Path(folder, "wandb_run"),
+        ):  # of the run that starts over
             path.unlink(missing_ok=True)
     comm.synchronize()
 
@@ -191,9 +207,13 @@ def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> 
         save_config(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = MaskFormerCheckpointer(model, save_dir=cfg.OUTPUT_DIR, options=options)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    average = average_weights(checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume))
     optimize_for_inference(model)
     results = Trainer.test(cfg, model)
+    if average is not None:
+        model_of_average = Trainer.build_model(cfg)
+        model_of_average.load_state_dict(average)
+        results.update(Trainer.test_average(cfg, optimize_for_inference(model_of_average)))
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_TTA(cfg, model))
     if comm.is_main_process():

@@ -47,6 +47,7 @@ class SetCriterion(nn.Module):
         matcher: Matcher,
         weights: LossWeights,
         no_object_weight: float,
+        class_weights: Sequence[float] = (),
         points: PointOptions | None = None,
     ) -> None:
         """Puts the parts together.
@@ -57,6 +58,7 @@ class SetCriterion(nn.Module):
                 it sees every image as a row of pixels, its points.
             weights: weights of the three terms.
             no_object_weight: class weight of "no object" in the classification loss; at least 0.
+            class_weights: those of the K classes there; at least 0. None: each weighs 1.
             points: where masks are scored; None: at all pixels, as in the paper.
         """
         super().__init__()
@@ -64,6 +66,8 @@ class SetCriterion(nn.Module):
         self.weights = weights
         self.points = points
         empty_weight = torch.ones(num_classes + 1)
+        if class_weights:
+            empty_weight[:-1] = torch.tensor(class_weights)
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
         # Labels of the segments of each image of the batches of all processes, while a call sees a

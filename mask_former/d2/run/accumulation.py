@@ -6,8 +6,9 @@ counts, so that the gradients of the parts add up to that of the whole.
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -242,6 +243,21 @@ def whole_batch(model: Any, batch: Sequence[Sample]) -> Iterator[None]:
         model: whose criterion counts labels, or whose head counts pixels.
         batch: of this process.
     """
+    with _counted(model, batch, lambda counts: [*chain(*comm.all_gather(counts))]):
+        yield
+
+
+@contextmanager
+def local_counts(model: Any, batch: Sequence[Sample]) -> Iterator[None]:
+    """Has losses divided by what a batch counts, whatever other processes do meanwhile."""
+    with _counted(model, batch, lambda counts: comm.get_world_size() * counts):
+        yield
+
+
+@contextmanager
+def _counted(
+    model: Any, batch: Sequence[Sample], of_all: Callable[[list[Any]], list[Any]]
+) -> Iterator[None]:
     part = counter(model)
     is_criterion = part is not None and part is getattr(model, "criterion", None)
     key = "instances" if is_criterion else "sem_seg"
@@ -252,7 +268,7 @@ def whole_batch(model: Any, batch: Sequence[Sample]) -> Iterator[None]:
         counts = [sample["instances"].gt_classes.long() for sample in batch]
     else:
         counts = [int((sample["sem_seg"] != part.ignore_value).sum()) for sample in batch]
-    part.whole_batch = [count for own in comm.all_gather(counts) for count in own]
+    part.whole_batch = of_all(counts)
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..checkpoint import Diverged
+from .files import remove_old_checkpoints
 from .processes import launched_by_torchrun
 from .terminal import command_to_resume
 
@@ -130,6 +131,30 @@ class CheckpointOnFailure(HookBase):
         if together:
             comm.synchronize()  # a launcher ends all when one has ended
         _tell(error, failed, checkpointer.last_iteration())
+
+
+class KeepLast(HookBase):
+    """Takes away numbered checkpoints but the last, behind the hook that writes them."""
+
+    def __init__(self, period: int, kept: int) -> None:
+        """Does nothing where all are kept.
+
+        Args:
+            period: in which checkpoints are written, in iterations.
+            kept: how many stay; 0: all.
+        """
+        self._period, self._kept = period, kept
+
+    def after_step(self) -> None:
+        """After a new one has been written."""
+        is_time = (self.trainer.iter + 1) % self._period == 0
+        if (
+            self._kept
+            and is_time
+            and comm.is_main_process()
+            and not self.trainer.checkpointer.unsaved
+        ):
+            remove_old_checkpoints(self.trainer.checkpointer.save_dir, self._kept)
 
 
 def _tell(error: BaseException | None, failed: int, saved: int | None) -> None:

@@ -5,18 +5,17 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
 
 from mask_former.d2.checkpoint import Diverged
 from mask_former.d2.errors import InputError
 from mask_former.d2.run.interruption import Stopped, describe_divergence
 from mask_former.d2.run.randomness import set_deterministic
 from mask_former.d2.trainer import Trainer
+from tests.d2.run.runs import At, assert_equal, run, saved
 from tests.small_runs import draw_images, tiny_cfg
 
 RUN = {"SOLVER.MAX_ITER": 6, "SOLVER.CHECKPOINT_PERIOD": 2, "DATASETS.TEST": "()"}
@@ -42,44 +41,6 @@ def _datasets(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def config(folder: Path, **changes: object) -> CfgNode:
     options = {key.replace("__", "."): value for key, value in changes.items()}
     return tiny_cfg(folder, {**RUN, **options})
-
-
-class At(HookBase):
-    """Does something before an iteration."""
-
-    def __init__(self, iteration: int, action: Any) -> None:
-        self.iteration, self.action = iteration, action
-
-    def before_step(self) -> None:
-        if self.trainer.iter == self.iteration:
-            self.action(self.trainer)
-
-
-def run(cfg: CfgNode, *hooks: HookBase, resume: bool = False) -> Trainer:
-    trainer = Trainer(cfg)
-    trainer.register_hooks(list(hooks))
-    trainer.resume_or_load(resume=resume)
-    trainer.train()
-    return trainer
-
-
-def saved(folder: Path, name: str = "model_final.pth") -> dict:
-    return torch.load(folder / "out" / name, weights_only=True)
-
-
-def assert_equal(ours: Any, theirs: Any) -> None:
-    """Bit for bit, at any depth."""
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert_equal(ours[key], theirs[key])
-    elif isinstance(ours, list | tuple):
-        for own, other in zip(ours, theirs, strict=True):
-            assert_equal(own, other)
-    elif torch.is_tensor(ours):
-        assert torch.equal(ours, theirs)
-    else:
-        assert ours == theirs
 
 
 @pytest.fixture(scope="module")
