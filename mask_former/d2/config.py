@@ -172,10 +172,16 @@ def add_mask_former_config(cfg: CfgNode) -> None:
     # Ours. MODEL.WEIGHTS of other classes give a class of the same name its row of the class layer.
     cfg.MODEL.CLASSES_BY_NAME = False
     cfg.MODEL.RESNETS.USE_CHECKPOINT = False  # gradient checkpointing, as MODEL.SWIN's
+    # Ours. True: scales resample the image that the test loader has resized, as published.
+    cfg.TEST.AUG.RESIZE_TWICE = True
+    _add_training_keys(cfg)
+
+
+def _add_training_keys(cfg: CfgNode) -> None:
+    """Keys that the original lacks; none changes a training as it is."""
     cfg.SOLVER.AMP.DTYPE = "float16"  # or "bfloat16", of SOLVER.AMP.ENABLED
     cfg.SOLVER.DETERMINISTIC = False  # only algorithms that give the same bits each time
     cfg.SOLVER.ACCUMULATE = 1  # parts in which each process's batch goes through the model
-    # Ours, each off by default.
     cfg.SOLVER.EMA_DECAY = 0.0  # of the moving average of the weights, for example 0.9999
     cfg.SOLVER.FREEZE = []  # regular expressions of the beginnings of parameters' names
     cfg.SOLVER.CHECKPOINTS_KEPT = 0  # the last so many, and the best; 0: all
@@ -183,9 +189,7 @@ def add_mask_former_config(cfg: CfgNode) -> None:
     cfg.TEST.PATIENCE = 0  # evaluations without a better one after which the run ends
     cfg.TEST.LOSS = False  # also the losses on DATASETS.TEST, with the augmentations of training
     cfg.INPUT.SCALE_JITTER = []  # least and greatest size, in INPUT.CROP.SIZE: large-scale jitter
-    cfg.WANDB_PROJECT = ""
-    # Ours. True: scales resample the image that the test loader has resized, as published.
-    cfg.TEST.AUG.RESIZE_TWICE = True
+    cfg.WANDB_PROJECT = ""  # of Weights & Biases
 
 
 def _mask_former_keys() -> CfgNode:
