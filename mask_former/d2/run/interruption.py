@@ -52,9 +52,16 @@ class StopOnSignal(HookBase):
         self._former: dict[int, Any] = {}
 
     def before_train(self) -> None:
-        """Takes the signals, which only the main thread can."""
+        """Takes the signals, which only the main thread can.
+
+        Under submitit, which has handlers of its own, its signal to end is taken as well, until the
+        iteration is saved; and TERM is left to it, which comes before a signal to end.
+        """
+        signals = _SIGNALS
+        if callable(signal.getsignal(signal.SIGUSR2)):
+            signals = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._former = {number: signal.signal(number, self._note) for number in signals}
 
     def before_step(self) -> None:
         """From here on a signal waits."""
