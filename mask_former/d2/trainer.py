@@ -194,7 +194,7 @@ class Trainer(EvaluatingTrainer):
         """Results of the model, beside them those of the average, and the losses."""
         cfg = self.cfg
         self._last_eval_results = results = self.test(cfg, self.model)
-        if self._average is not None:
+        if self._average is not None and cfg.DATASETS.TEST:
             results.update(self.test_average(cfg, self._average.averaged.module))
         if cfg.TEST.LOSS and cfg.DATASETS.TEST:
             samples = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)

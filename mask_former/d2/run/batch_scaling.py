@@ -37,4 +37,4 @@ def scale_batch(cfg: CfgNode, batch: int) -> str:
     test.EVAL_PERIOD = math.ceil(test.EVAL_PERIOD / factor)
     new = flat_settings(solver) | {"TEST.EVAL_PERIOD": str(test.EVAL_PERIOD)}
     rows = [(key, old[key], new[key]) for key in new if old[key] != new[key]]
-    return tabulate(rows, ("", "before", "from now on"), disable_numparse=True)
+    return tabulate(rows, ("", "configuration", "this run"), disable_numparse=True)
