@@ -4,7 +4,7 @@ VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 DEMO_ARGS ?=
 
-.PHONY: setup demo test lint check gpu
+.PHONY: setup demo test nightly lint check gpu
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -25,6 +25,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest
+
+# Kills, signals and many processes; docs/RELIABILITY.md has what came of them.
+nightly: $(INSTALLED)
+	$(VENV_PYTHON) -m pytest -m nightly
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check

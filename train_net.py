@@ -30,7 +30,7 @@ from detectron2.utils.env import seed_all_rng
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from mask_former.d2.allocation import keep_freed_memory
-from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer
+from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer, average_weights
 from mask_former.d2.config import load_config
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.describing.command import add_arguments, tell
@@ -39,9 +39,11 @@ from mask_former.d2.errors import InputError
 from mask_former.d2.fuse_norms import optimize_for_inference
 from mask_former.d2.importing import add_import_argument, import_code
 from mask_former.d2.model_record import load_trained_config
+from mask_former.d2.run.batch_scaling import scale_batch
 from mask_former.d2.run.dry_run import dry_run
 from mask_former.d2.run.files import replacing
-from mask_former.d2.run.processes import join_group, launched_by_torchrun, run_processes
+from mask_former.d2.run.processes import is_one_of_several, join_group, run_processes
+from mask_former.d2.run.randomness import set_deterministic
 from mask_former.d2.run.terminal import open_logs
 from mask_former.d2.solver import check_solver
 from mask_former.d2.trainer import Trainer
@@ -68,6 +70,13 @@ def argument_parser() -> argparse.ArgumentParser:
         "--overwrite",
         action="store_true",
         help="start anew in a folder that holds a checkpoint, whose files give way one by one",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="SOLVER.IMS_PER_BATCH N, with the learning rate times N / the configuration's, and "
+        "iterations, warm-up, steps and periods divided by that",
     )
     parser.add_argument(
         "--num-processes",
@@ -98,7 +107,7 @@ def use_data(args: argparse.Namespace) -> None:
         load_config(args.config_file or None, args.opts, "cpu").OUTPUT_DIR, "data"
     )
     config = Path(output, "config.yaml")
-    if not launched_by_torchrun():  # else the launcher has done it
+    if not is_one_of_several():  # else the launcher has done it
         choices = (args.from_scratch, args.ignore, args.names)
         request = Request(args.data, output, args.config_file or None, args.opts, *choices)
         described = describe(request, str(Path(__file__).resolve().parent / "configs"))
@@ -127,15 +136,20 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg = load_config(args.config_file or None, args.opts, device)
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed()
+    batch = getattr(args, "batch", None)  # which Detectron2's own parser does not know
+    scaled = "" if batch is None else scale_batch(cfg, batch)
     check_solver(cfg)
     cfg.freeze()
     open_logs(cfg.OUTPUT_DIR)
+    if scaled:
+        _logger.info("--batch %d, by the linear rule\n%s", batch, scaled)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no fault
     _logger.debug("Environment info:\n%s", collect_env_info())
     _logger.debug("Command line arguments: %s", args)
     _logger.debug("Running with full config:\n%s", cfg.dump())
     seed_all_rng(cfg.SEED + comm.get_rank())
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
+    set_deterministic(cfg.SOLVER.DETERMINISTIC)
     return cfg
 
 
@@ -172,7 +186,11 @@ def check_folder(folder: str, overwrite: bool) -> None:
             "to go on with it, --overwrite to start anew, or another OUTPUT_DIR"
         )
     if comm.is_main_process():
-        for path in (tag, Path(folder, "metrics.json")):  # of the run that starts over
+        for path in (
+            tag,
+            Path(folder, "metrics.json"),
+            Path(folder, "wandb_run"),
+        ):  # of the run that starts over
             path.unlink(missing_ok=True)
     comm.synchronize()
 
@@ -193,9 +211,13 @@ def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> 
         save_config(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = MaskFormerCheckpointer(model, save_dir=cfg.OUTPUT_DIR, options=options)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    average = average_weights(checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume))
     optimize_for_inference(model)
     results = Trainer.test(cfg, model)
+    if average is not None:
+        model_of_average = Trainer.build_model(cfg)
+        model_of_average.load_state_dict(average)
+        results.update(Trainer.test_average(cfg, optimize_for_inference(model_of_average)))
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_TTA(cfg, model))
     if comm.is_main_process():
@@ -229,23 +251,26 @@ def _is_no_input_error(record: logging.LogRecord) -> bool:
 def launch_run(args: argparse.Namespace) -> None:
     """``run`` in this process, in one for each GPU, or in ``--num-processes`` on the CPU.
 
-    A process of torchrun meets the others of its group.
+    A process of torchrun, or of a launcher that sets the same variables, meets its group.
     """
     num_gpus = args.num_gpus if torch.cuda.is_available() else 0
-    if launched_by_torchrun():
-        join_group(use_cuda=num_gpus > 0)
-        run(args)
-    elif args.num_processes > 1:
-        sys.exit(run_processes(args.num_processes, sys.argv))
-    else:
-        try:
+    try:
+        if is_one_of_several():
+            join_group(use_cuda=num_gpus > 0)
+            run(args)
+        elif args.num_processes > 1:
+            sys.exit(run_processes(args.num_processes, sys.argv))
+        else:
             launch(run, num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-        except ProcessExitedException as error:  # the process itself has said why
-            sys.exit(str(error))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except ProcessExitedException as error:  # the process itself has said why
+        sys.exit(str(error))
 
 
 def check_processes(args: argparse.Namespace) -> None:
     """Refuses numbers of processes and machines that contradict themselves or cannot be had."""
+    world = os.environ.get("WORLD_SIZE", "1")
     faults = {
         f"--num-gpus is {args.num_gpus}": args.num_gpus < 0,
         f"--num-processes is {args.num_processes}": args.num_processes < 1,
@@ -259,17 +284,29 @@ def check_processes(args: argparse.Namespace) -> None:
         "--num-machines has no --dist-url at which the machines can meet": (
             args.num_machines > 1 and "127.0.0.1" in args.dist_url
         ),
+        f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}": (
+            torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count()
+        ),
+        "--num-machines is of Detectron2's launcher, but torchrun has started this process": (
+            args.num_machines > 1 and "RANK" in os.environ
+        ),
+        "--num-machines is of GPUs, of which there is none here; start CPU processes by torchrun": (
+            args.num_machines > 1 and not (args.num_gpus > 0 and torch.cuda.is_available())
+        ),
+        f"--num-processes is {args.num_processes}, but WORLD_SIZE {world} in the environment": (
+            "RANK" in os.environ and str(args.num_processes) not in ("1", world)
+        ),
     }
     for fault, is_there in faults.items():
         if is_there:
-            sys.exit(f"error: {fault}; see --help")
+            raise InputError(f"{fault}; see --help")
 
 
 if __name__ == "__main__":
     keep_freed_memory()
     arguments = argument_parser().parse_args()
-    check_processes(arguments)
-    if arguments.data is not None:
-        with telling_errors():
+    with telling_errors():
+        check_processes(arguments)
+        if arguments.data is not None:
             use_data(arguments)
     launch_run(arguments)

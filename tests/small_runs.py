@@ -12,7 +12,8 @@ from pycocotools import mask as mask_util
 
 from mask_former.d2.config import load_config
 
-CONFIG = Path(__file__).parents[1] / "configs" / "camvid-11" / "maskformer_R50_bs16_10k.yaml"
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "camvid-11" / "maskformer_R50_bs16_10k.yaml"
 QUICK = {
     "INPUT.MIN_SIZE_TRAIN": "(32,)",
     "INPUT.CROP.SIZE": "(32, 32)",

@@ -207,6 +207,13 @@ def test_without_cuda(tmp_path, flags):
         assert not cfg.SOLVER.AMP.ENABLED
 
 
+def test_deterministic_algorithms(tmp_path):
+    for wanted in (True, False):
+        train_net.setup(parse(tmp_path, SOLVER__DETERMINISTIC=wanted, CUDNN_BENCHMARK=True))
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert torch.backends.cudnn.benchmark != wanted
+
+
 def test_without_a_configuration_file(tmp_path):
     opts = ["OUTPUT_DIR", str(tmp_path / "out")]
     cfg = train_net.setup(default_argument_parser().parse_args(opts))
@@ -298,10 +305,14 @@ def test_ctrl_c_ends_with_how_to_go_on(tmp_path, monkeypatch, capfd):
         (["--num-machines", "0"], "--num-machines is 0"),
         (["--machine-rank", "5", "--num-machines", "2"], "--machine-rank is 5 of 2 machines"),
         (["--num-machines", "2"], "--num-machines has no --dist-url"),
+        (
+            ["--num-machines", "2", "--dist-url", "tcp://host:1", "--num-gpus", "0"],
+            "--num-machines is of GPUs, of which there is none here",
+        ),
     ],
 )
 def test_processes_that_cannot_be_had(flags, fault):
-    with pytest.raises(SystemExit, match=f"error: {fault}"):
+    with pytest.raises(InputError, match=f"^{fault}"):
         train_net.check_processes(train_net.argument_parser().parse_args(flags))
 
 

@@ -19,6 +19,8 @@ from .run.files import remove_unfinished, replacing
 from .weights import RECORD_KEY, Unreadable, fetch_weights, read_weights
 from .zoo import zoo_class_names
 
+AVERAGE = "ema"
+"""Where a file has the moving average of the weights, beside the weights."""
 _BY_END = "?matching_heuristics=True"
 _LISTED = 5
 _logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
     Args:
         model: also wrapped for distributed training.
         save_dir: where checkpoints are written and looked for.
+        averaged: take the moving average of the weights where the file has it, and say so.
         strict_classes: refuse weights of another number of classes, as evaluation needs; else the
             class layer starts anew, as fine-tuning needs. A resumed run always refuses.
         options: may be set again until something is loaded.
@@ -57,6 +60,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         model: nn.Module,
         save_dir: str = "",
         *,
+        averaged: bool = False,
         strict_classes: bool = True,
         options: LoadOptions | None = None,
         record: ModelRecord | None = None,
@@ -65,6 +69,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
     ) -> None:
         recorded = {} if record is None else {RECORD_KEY: record}
         super().__init__(model, save_dir, **recorded, **kwargs)
+        self.averaged = averaged
         self.strict_classes = strict_classes
         self.options = options or LoadOptions()
         self.class_names = class_names
@@ -169,6 +174,10 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         checkpoint = {**read_weights(filename, trusted=self.options.trusted), "file": filename}
+        average = average_weights(checkpoint) if self.averaged else None
+        if average is not None:
+            checkpoint["model"] = average
+            _logger.info("Taking the moving average of the weights (EMA) of %s", filename)
         if self._by_end:
             checkpoint["matching_heuristics"] = True
         return checkpoint
@@ -228,6 +237,14 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
 def _not_finite(model: dict[str, torch.Tensor]) -> str | None:
     """The first weight or statistic that has an infinite number or none; None: all are finite."""
     return next((key for key, value in model.items() if not value.isfinite().all()), None)
+
+
+def average_weights(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """The moving average of the weights that a file has beside them; None: it has none."""
+    state = checkpoint.get(AVERAGE)
+    if not isinstance(state, dict) or "n_averaged" not in state:
+        return None
+    return {key.removeprefix("module."): x for key, x in state.items() if key != "n_averaged"}
 
 
 def _other_classes(file: str, found: int, expected: int) -> str:

@@ -172,9 +172,24 @@ def add_mask_former_config(cfg: CfgNode) -> None:
     # Ours. MODEL.WEIGHTS of other classes give a class of the same name its row of the class layer.
     cfg.MODEL.CLASSES_BY_NAME = False
     cfg.MODEL.RESNETS.USE_CHECKPOINT = False  # gradient checkpointing, as MODEL.SWIN's
-    cfg.SOLVER.AMP.DTYPE = "float16"  # or "bfloat16", of SOLVER.AMP.ENABLED
     # Ours. True: scales resample the image that the test loader has resized, as published.
     cfg.TEST.AUG.RESIZE_TWICE = True
+    _add_training_keys(cfg)
+
+
+def _add_training_keys(cfg: CfgNode) -> None:
+    """Keys that the original lacks; none changes a training as it is."""
+    cfg.SOLVER.AMP.DTYPE = "float16"  # or "bfloat16", of SOLVER.AMP.ENABLED
+    cfg.SOLVER.DETERMINISTIC = False  # only algorithms that give the same bits each time
+    cfg.SOLVER.ACCUMULATE = 1  # parts in which each process's batch goes through the model
+    cfg.SOLVER.EMA_DECAY = 0.0  # of the moving average of the weights, for example 0.9999
+    cfg.SOLVER.FREEZE = []  # regular expressions of the beginnings of parameters' names
+    cfg.SOLVER.CHECKPOINTS_KEPT = 0  # the last so many, and the best; 0: all
+    cfg.TEST.BEST_METRIC = ""  # its best checkpoint is model_best.pth, for example "sem_seg/mIoU"
+    cfg.TEST.PATIENCE = 0  # evaluations without a better one after which the run ends
+    cfg.TEST.LOSS = False  # also the losses on DATASETS.TEST, with the augmentations of training
+    cfg.INPUT.SCALE_JITTER = []  # least and greatest size, in INPUT.CROP.SIZE: large-scale jitter
+    cfg.WANDB_PROJECT = ""  # of Weights & Biases
 
 
 def _mask_former_keys() -> CfgNode:
@@ -191,6 +206,7 @@ def _mask_former_keys() -> CfgNode:
     # Padded and ignored pixels take part in no cost and no loss, padded ones in no attention.
     node.VALID_MASK = False
     node.NO_OBJECT_WEIGHT = 0.1
+    node.CLASS_WEIGHTS = []  # of each class in the classification loss; empty: the file's, or 1
     node.update(_defaults(LossWeights, WEIGHT_ARGUMENTS))
 
     node.NUM_OBJECT_QUERIES = 100

@@ -1,18 +1,20 @@
 """The training loop in mixed precision, in float16 or bfloat16, on CPU as on GPU."""
 
 import logging
-import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.engine.train_loop import TrainerBase
 
+from .run.accumulation import AccumulatingTrainer
+
 _logger = logging.getLogger(__name__)
 
 
-class MixedPrecisionTrainer(SimpleTrainer):
-    """Detectron2's loop with the model under autocast.
+class MixedPrecisionTrainer(AccumulatingTrainer):
+    """Our loop with the model under autocast.
 
     That of Detectron2 0.6 itself asserts CUDA and knows float16 alone. Gradients of float16 are
     scaled; where some overflow all the same, the step is left out and the scale halved.
@@ -37,17 +39,14 @@ class MixedPrecisionTrainer(SimpleTrainer):
                 "SOLVER.AMP.DTYPE float16 is many times slower than float32 on a CPU; give bfloat16"
             )
 
-    def run_step(self) -> None:
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device_type, self.dtype)
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        self.grad_scaler.scale(loss).backward()
+
+    def _update(self) -> None:
         """One step of the optimizer, or none where scaled gradients overflow."""
-        assert self.model.training, "model was changed to eval mode"
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        with torch.autocast(self.device_type, self.dtype):
-            losses = self.model(data)
-        self.optimizer.zero_grad()
-        self.grad_scaler.scale(sum(losses.values())).backward()
-        self._write_metrics(losses, data_time)  # and an error where a loss is not finite
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 

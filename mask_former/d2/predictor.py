@@ -32,7 +32,7 @@ class Predictor(DefaultPredictor):
         check_one_of(cfg, "INPUT.FORMAT", "RGB", "BGR")
         self.cfg = cfg.clone()
         self.model = build_model(self.cfg)
-        MaskFormerCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        MaskFormerCheckpointer(self.model, averaged=True).load(cfg.MODEL.WEIGHTS)
         optimize_for_inference(self.model)
         side = cfg.INPUT.MIN_SIZE_TEST
         self.aug = ResizeShortestEdge([side, side], cfg.INPUT.MAX_SIZE_TEST)

@@ -62,6 +62,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
 
 _RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.IMS_PER_BATCH": (1, math.inf),
+    "SOLVER.ACCUMULATE": (1, math.inf),
     "SOLVER.MAX_ITER": (0, math.inf),
     "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
     "SOLVER.BASE_LR": (0, math.inf),
@@ -73,6 +74,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.WEIGHT_DECAY_NORM": (0, math.inf),
     "SOLVER.WEIGHT_DECAY_EMBED": (0, math.inf),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (0, math.inf),
+    "SOLVER.EMA_DECAY": (0, 1),
+    "SOLVER.CHECKPOINTS_KEPT": (0, math.inf),
+    "TEST.PATIENCE": (0, math.inf),
     "SEED": (-math.inf, 2**32 - 1),
 }
 _NAMES = {
@@ -100,6 +104,8 @@ def check_solver(cfg: CfgNode) -> None:
             limits = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
             limits = limits if least > -math.inf else f"{most:g} or less"
             raise InputError(f"{key} is {value}; give {limits}")
+    if cfg.TEST.PATIENCE and not cfg.TEST.BEST_METRIC:
+        raise InputError("TEST.PATIENCE needs TEST.BEST_METRIC, for example sem_seg/mIoU")
     for key, names in _NAMES.items():
         if (name := _value(cfg, key)) not in names:
             raise InputError(f"{key} is {name!r}; give {', '.join(names[:-1])} or {names[-1]}")
@@ -142,7 +148,7 @@ def check_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
     if len(theirs) != len(ours):
         raise InputError(
             f"the run trains {len(theirs)} parameters, the configuration {len(ours)}, as other "
-            f"frozen parts give (MODEL.BACKBONE.FREEZE_AT); {remedy}"
+            f"frozen parts give (MODEL.BACKBONE.FREEZE_AT, SOLVER.FREEZE); {remedy}"
         )
     parameters = [parameter for group in ours for parameter in group["params"]]
     for index, entries in state["state"].items():
@@ -179,16 +185,17 @@ def changed_settings(before: str, solver: CfgNode) -> str:
         before: the SOLVER section of the run, as YAML.
         solver: that of the configuration.
     """
-    old, new = _flat(CfgNode.load_cfg(before)), _flat(solver)
+    old, new = flat_settings(CfgNode.load_cfg(before)), flat_settings(solver)
     rows = [(key, old[key], new[key]) for key in new if key in old and old[key] != new[key]]
     return tabulate(rows, ("", "before", "from now on"), disable_numparse=True) if rows else ""
 
 
-def _flat(node: CfgNode, prefix: str = "SOLVER.") -> dict[str, str]:
+def flat_settings(node: CfgNode, prefix: str = "SOLVER.") -> dict[str, str]:
+    """The keys of a section by their full names, and their values as text."""
     flat: dict[str, str] = {}
     for key, value in node.items():
         if isinstance(value, CfgNode):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flat_settings(value, f"{prefix}{key}.")
         else:  # YAML has no tuples
             flat[prefix + key] = str(list(value) if isinstance(value, tuple) else value)
     return flat

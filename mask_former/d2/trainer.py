@@ -1,44 +1,59 @@
 """The trainer: Detectron2's, told which model, data, solver and evaluators are ours."""
 
 import logging
-import os
 import weakref
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import (
+    IterationTimer,
+    LRScheduler,
+    PeriodicCheckpointer,
+    PeriodicWriter,
+    PreciseBN,
+    get_bn_modules,
+)
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
+from torch.optim.lr_scheduler import LRScheduler as Schedule
 
-from .build.model import build_model
-from .checkpoint import Diverged, MaskFormerCheckpointer
-from .data.checks import check_dataset, check_datasets, check_name
-from .data.datasets import register_descriptions
+from .checkpoint import AVERAGE, Diverged, MaskFormerCheckpointer
+from .data.checks import check_dataset
 from .data.mappers import (
     DETRPanopticDatasetMapper,
-    EvaluationMapper,
     MaskFormerInstanceDatasetMapper,
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )
 from .errors import InputError
-from .evaluation.choice import build_evaluator, choose_evaluators
+from .evaluating import EvaluatingTrainer
 from .mixed_precision import MixedPrecisionTrainer
 from .model_record import ModelRecord
+from .run.accumulation import AccumulatingTrainer, check_parts, unwrapped
+from .run.averaging import MovingAverage
+from .run.class_weights import keep_class_weights
 from .run.data_order import OrderedLoader, build_train_loader
-from .run.interruption import CheckpointOnFailure, StopOnSignal, Stopped, describe_divergence
+from .run.evaluation_hook import Evaluation, NoImprovement
+from .run.freezing import freeze
+from .run.interruption import (
+    CheckpointOnFailure,
+    KeepLast,
+    StopOnSignal,
+    Stopped,
+    describe_divergence,
+)
 from .run.processes import distributed
 from .run.randomness import reseed
-from .run.terminal import Progress, result_tables, summary
+from .run.terminal import summary
+from .run.validation import validation_losses
+from .run.writers import build_writers
 from .solver import (
     build_lr_scheduler,
     build_optimizer,
@@ -48,7 +63,6 @@ from .solver import (
     mixed_precision,
     settings_kept,
 )
-from .tta import SemanticSegmentorWithTTA
 
 _MAPPERS = {
     "mask_former_semantic": MaskFormerSemanticDatasetMapper,
@@ -59,17 +73,10 @@ _MAPPERS = {
 _logger = logging.getLogger(__name__)
 
 
-class Trainer(DefaultTrainer):
+class Trainer(EvaluatingTrainer):
     """Trains and evaluates what a configuration describes."""
 
-    _trainer: SimpleTrainer
-
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model on its device, without weights."""
-        model = build_model(cfg)
-        _logger.debug("Model:\n%s", model)
-        return model
+    _trainer: AccumulatingTrainer
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> OrderedLoader:
@@ -80,46 +87,19 @@ class Trainer(DefaultTrainer):
         """
         for name in cfg.DATASETS.TRAIN:
             check_dataset(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+        return build_train_loader(cfg, cls.build_train_mapper(cfg))
+
+    @classmethod
+    def build_train_mapper(cls, cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+        """The mapper that ``INPUT.DATASET_MAPPER_NAME`` names."""
         name = cfg.INPUT.DATASET_MAPPER_NAME
         if name in _MAPPERS:
-            return build_train_loader(cfg, _MAPPERS[name](cfg, True))
+            return _MAPPERS[name](cfg, True)
         known = ", ".join(_MAPPERS)
         _logger.warning(
             "INPUT.DATASET_MAPPER_NAME is %r: taking Detectron2's mapper (ours: %s)", name, known
         )
-        return build_train_loader(cfg, DatasetMapper(cfg, True))
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        """The images of a data set, one a batch; the evaluators read the labels.
-
-        Raises:
-            InputError: the data set is unknown, not on the disk, or has other classes.
-        """
-        check_dataset(dataset_name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-        return build_detection_test_loader(cfg, dataset_name, mapper=EvaluationMapper(cfg))
-
-    @staticmethod
-    def check_data(cfg: CfgNode, train: bool = True) -> None:
-        """Refuses what training, or evaluation alone, would refuse of its data sets.
-
-        Raises:
-            InputError: a data set is unknown, bad, or of other classes, or the model cannot be
-                evaluated on it.
-        """
-        check_datasets(cfg, train)
-        for name in cfg.DATASETS.TEST:
-            try:
-                choose_evaluators(cfg, name)
-            except NotImplementedError as error:
-                _logger.warning("%s: it will not be evaluated", error)
-
-    @classmethod
-    def build_evaluator(
-        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
-    ) -> DatasetEvaluator:
-        """See :func:`mask_former.d2.evaluation.choice.build_evaluator`."""
-        return build_evaluator(cfg, dataset_name, output_folder)
+        return DatasetMapper(cfg, True)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
@@ -127,41 +107,9 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> Schedule:
         """See :func:`mask_former.d2.solver.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
-
-    @staticmethod
-    def check_TTA(cfg: CfgNode) -> None:
-        """Refuses data sets not evaluated by semantic labels alone, and models without scores."""
-        register_descriptions(cfg)
-        for name in cfg.DATASETS.TEST:
-            check_name(name)
-            kind = str(MetadataCatalog.get(name).get("evaluator_type"))
-            if not kind.endswith("sem_seg"):
-                raise InputError(
-                    f"test-time augmentation gives semantic labels alone, but data set {name} is "
-                    f"evaluated as {kind}; set TEST.AUG.ENABLED False, or name a semantic data set"
-                )
-        if cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT == "labels":
-            raise InputError(
-                "test-time augmentation averages scores, which MODEL.MASK_FORMER.TEST."
-                "SEM_SEG_OUTPUT 'labels' leaves out; set it to 'scores'"
-            )
-
-    @classmethod
-    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        """Results with test-time augmentation, under names that end in ``_TTA``.
-
-        Raises:
-            InputError: a data set is not evaluated by semantic labels alone.
-        """
-        cls.check_TTA(cfg)
-        _logger.info("Evaluating with test-time augmentation")
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
-        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
-        results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
-        return {f"{name}_TTA": result for name, result in results.items()}
 
     def __init__(self, cfg: CfgNode) -> None:
         """Builds model, optimizer, loader and schedule.
@@ -183,15 +131,19 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg = _with_seed(DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()))
         reseed(self.cfg.SEED, 2)  # the same first weights in every process
         model = self.build_model(cfg)
+        freeze(model, cfg.SOLVER.FREEZE)
+        decay = cfg.SOLVER.EMA_DECAY
+        self._average = MovingAverage(model, decay) if decay else None
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        self._trainer = SimpleTrainer(distributed(model), loader, optimizer)
+        check_parts(model, cfg.SOLVER.ACCUMULATE)
+        self._trainer = AccumulatingTrainer(distributed(model), loader, optimizer)
+        self._trainer.parts = cfg.SOLVER.ACCUMULATE
         if dtype is not None:
             self._trainer = MixedPrecisionTrainer(self._trainer, dtype)
-        self.model.register_forward_hook(self._keep_losses)
-        self._losses: dict[str, torch.Tensor] = {}
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        beside: dict[str, Any] = {} if self._average is None else {AVERAGE: self._average.averaged}
         record = ModelRecord.of(cfg)
         self.checkpointer = MaskFormerCheckpointer(
             self.model,
@@ -200,22 +152,56 @@ class Trainer(DefaultTrainer):
             record=record,
             class_names=record.names_to_go_by(cfg),
             trainer=weakref.proxy(self),
+            **beside,
         )
         self._stop = StopOnSignal()
         self.register_hooks(self.build_hooks())
 
-    def _keep_losses(self, model: nn.Module, args: Any, losses: Any) -> None:
-        if model.training and isinstance(losses, dict):
-            self._losses = {name: loss.detach() for name, loss in losses.items()}
-
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, and ours for a training that ends before its time."""
-        timer, schedule, *others = super().build_hooks()
-        return [timer, schedule, CheckpointOnFailure(), self._stop, *others]
+        """Detectron2's hooks but for the writers, and ours."""
+        solver, test = self.cfg.SOLVER, self.cfg.TEST
+        saving = PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD)
+        return [
+            IterationTimer(),
+            LRScheduler(),
+            self._average,
+            CheckpointOnFailure(),
+            self._stop,
+            self._precise_statistics() if test.PRECISE_BN.ENABLED else None,
+            saving if comm.is_main_process() else None,
+            KeepLast(solver.CHECKPOINT_PERIOD, solver.CHECKPOINTS_KEPT),
+            Evaluation(test.EVAL_PERIOD, self._evaluate, test.BEST_METRIC, test.PATIENCE),
+        ]
+
+    def _precise_statistics(self) -> HookBase | None:
+        if not get_bn_modules(self.model):
+            return None
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # a loader of its own does not disturb the training's
+        loader, test = self.build_train_loader(cfg), cfg.TEST
+        return PreciseBN(test.EVAL_PERIOD, self.model, loader, test.PRECISE_BN.NUM_ITER)
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Results of the model, beside them those of the average, and the losses."""
+        cfg = self.cfg
+        self._last_eval_results = results = self.test(cfg, self.model)
+        if self._average is not None and cfg.DATASETS.TEST:
+            results.update(self.test_average(cfg, self._average.averaged.module))
+        if cfg.TEST.LOSS and cfg.DATASETS.TEST:
+            samples = get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)
+            results["validation"] = losses = validation_losses(
+                self.model, samples, self.build_train_mapper(cfg), cfg.DATALOADER.NUM_WORKERS
+            )
+            _logger.info("Loss on %s: %.4g", ", ".join(cfg.DATASETS.TEST), losses["loss"])
+        return results
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Takes up the run of OUTPUT_DIR if there is one and ``resume`` says so, else weights."""
         super().resume_or_load(resume)
+        keep_class_weights(unwrapped(self.model), self.cfg)
+        if self.start_iter and self._average is not None and not self._average.averaged.n_averaged:
+            _logger.info("The checkpoint has no moving average of the weights: it starts anew")
         if isinstance(self.data_loader, OrderedLoader):
             self.data_loader.first_batch = self.start_iter
 
@@ -224,35 +210,24 @@ class Trainer(DefaultTrainer):
 
         Raises:
             Diverged: the losses are not finite.
+            InputError: ``SOLVER.DETERMINISTIC`` asks for what an operation cannot.
         """
         reseed(self.cfg.SEED, 1, self.iter, comm.get_rank())
         try:
             super().run_step()
+        except RuntimeError as error:
+            if "does not have a deterministic implementation" not in str(error):
+                raise
+            raise InputError(
+                f"SOLVER.DETERMINISTIC is True, but {str(error).partition(',')[0]}; set it to False"
+            ) from error
         except (FloatingPointError, ValueError) as error:
-            lost = [loss for loss in self._losses.values() if not loss.isfinite().all()]
+            losses = self._trainer.losses
+            lost = [loss for loss in losses.values() if not loss.isfinite().all()]
             if not lost and "diverged" not in str(error):
                 raise
             rate = self.cfg.SOLVER.BASE_LR
-            raise Diverged(describe_divergence(self._losses, self.iter, rate, error)) from error
-
-    @classmethod
-    def test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        evaluators: list[DatasetEvaluator] | None = None,
-    ) -> dict[str, Any]:
-        """Detectron2's evaluation, whose results are shown as tables."""
-        if cfg.DATASETS.TEST:
-            _logger.info("Evaluating on %s", ", ".join(cfg.DATASETS.TEST))
-        results = super().test(cfg, model, evaluators)
-        if comm.is_main_process():
-            names = cfg.DATASETS.TEST
-            named = {names[0]: results} if len(names) == 1 else results
-            for name, measures in named.items():
-                if measures:
-                    _logger.info("Results on %s, in per cent\n%s", name, result_tables(measures))
-        return results
+            raise Diverged(describe_divergence(losses, self.iter, rate, error)) from error
 
     def train(self) -> Any:
         """Says what the run is, then trains.
@@ -265,8 +240,14 @@ class Trainer(DefaultTrainer):
         _logger.info("%s", summary(self.cfg, self.model, pictures, self.start_iter))
         if self.start_iter >= self.max_iter:
             self.checkpointer.save("model_final", iteration=self.iter)  # it may have been killed
+        if comm.is_main_process():  # last, so that they write what evaluation gives
+            self.register_hooks([PeriodicWriter(self.build_writers(), period=20)])
         try:
             results = super().train()
+        except NoImprovement as end:
+            _logger.info("%s", end)
+            self.checkpointer.save("model_final", iteration=self.iter)
+            results = getattr(self, "_last_eval_results", {})
         except Exception as error:
             if not self._stop.number:
                 raise
@@ -280,8 +261,9 @@ class Trainer(DefaultTrainer):
         return results
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's, which fill the log, and a short line for the terminal."""
-        return [*super().build_writers(), Progress(self.max_iter)]
+        """See :func:`mask_former.d2.run.writers.build_writers`."""
+        folder, project = self.cfg.OUTPUT_DIR, self.cfg.WANDB_PROJECT
+        return build_writers(folder, self.max_iter, self.start_iter, project)
 
     def state_dict(self) -> dict[str, Any]:
         """With the optimizer and the gradient scaler, which Detectron2 0.6 forgets."""

@@ -47,6 +47,7 @@ class SetCriterion(nn.Module):
         matcher: Matcher,
         weights: LossWeights,
         no_object_weight: float,
+        class_weights: Sequence[float] = (),
         points: PointOptions | None = None,
     ) -> None:
         """Puts the parts together.
@@ -57,6 +58,7 @@ class SetCriterion(nn.Module):
                 it sees every image as a row of pixels, its points.
             weights: weights of the three terms.
             no_object_weight: class weight of "no object" in the classification loss; at least 0.
+            class_weights: those of the K classes there; at least 0. None: each weighs 1.
             points: where masks are scored; None: at all pixels, as in the paper.
         """
         super().__init__()
@@ -64,8 +66,13 @@ class SetCriterion(nn.Module):
         self.weights = weights
         self.points = points
         empty_weight = torch.ones(num_classes + 1)
+        if class_weights:
+            empty_weight[:-1] = torch.tensor(class_weights)
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
+        # Labels of the segments of each image of the batches of all processes, while a call sees a
+        # part of them; None: a call sees the batch of a process.
+        self.whole_batch: list[Tensor] | None = None
         self._warned_of_surplus = False
 
     def forward(
@@ -104,8 +111,11 @@ class SetCriterion(nn.Module):
             matches = self._match(prediction, targets, samples)
             nll, class_weights = self._classification(prediction.class_logits, targets, matches)
             focal, dice = self._mask_losses(prediction.mask_embed, images, samples, matches)
-            num_masks = class_weights.new_full((1,), sum(len(t.labels) for t in targets))
-            totals = _mean_over_ranks(torch.cat([num_masks, class_weights]))
+            if self.whole_batch is None:
+                num_masks = class_weights.new_full((1,), sum(len(t.labels) for t in targets))
+                totals = mean_over_ranks(torch.cat([num_masks, class_weights]))
+            else:
+                totals = self._count(self.whole_batch, prediction.class_logits)
             num_masks, class_weights = totals[0], totals[1:]
         return _by_name(
             {
@@ -155,6 +165,22 @@ class SetCriterion(nn.Module):
         nll = F.cross_entropy(class_logits.flatten(0, 2), classes.flatten(), reduction="none")
         weights = self.empty_weight.to(class_logits.dtype)[classes].flatten(1)  # [L, B*Q]
         return (weights * nll.view_as(weights)).sum(dim=1), weights.sum(dim=1)
+
+    def _count(self, labels: Sequence[Tensor], class_logits: Tensor) -> Tensor:
+        """Number of segments and sum of class weights [2] of images of all processes, their mean.
+
+        Of an image with more segments than queries, which of them are matched is not known: all
+        count with their mean weight.
+        """
+        num_queries = class_logits.shape[2]
+        shares = [torch.full((len(own),), min(1, num_queries / max(len(own), 1))) for own in labels]
+        of_all = torch.cat(list(labels)).to(class_logits.device, non_blocking=True)
+        share = torch.cat(shares).to(class_logits)
+        weights = self.empty_weight.to(class_logits.dtype)
+        free = sum(max(num_queries - len(own), 0) for own in labels)
+        class_weights = (weights[of_all] * share).sum() + free * weights[-1]
+        num_masks = torch.full_like(class_weights, max(len(of_all), 1))
+        return torch.stack([num_masks, class_weights]) / world_size()
 
     def _mask_losses(
         self,
@@ -236,11 +262,15 @@ def _at_least_float32(prediction: MaskPrediction) -> MaskPrediction:
     return MaskPrediction(class_logits, mask_embed, pixel_embed)
 
 
-def _mean_over_ranks(totals: Tensor) -> Tensor:
+def world_size() -> int:
+    """The number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean_over_ranks(totals: Tensor) -> Tensor:
     """The mean over all processes of numbers [n] of each; the first is at least 1 in their sum."""
-    world = 1
-    if dist.is_available() and dist.is_initialized():
-        world = dist.get_world_size()
+    world = world_size()
+    if world > 1:
         dist.all_reduce(totals)
     totals[0].clamp_(min=1)
     return totals / world

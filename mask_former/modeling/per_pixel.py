@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .criterion import mean_over_ranks, world_size
 from .head import PixelDecoderCheckpoint
 from .mask_decoder import TransformerMaskDecoder
 
@@ -27,6 +28,9 @@ class _PerPixelHead(PixelDecoderCheckpoint, ABC):
         self.predictor = predictor
         self.ignore_value = ignore_value
         self.loss_weight = loss_weight
+        # Numbers of the labelled pixels of each image of the batches of all processes, while a
+        # call sees a part of them; None: a call sees the batch of a process.
+        self.whole_batch: list[int] | None = None
 
     def forward(self, features: Mapping[str, Tensor], targets: Tensor | None = None) -> Result:
         """Losses in training, scores in evaluation.
@@ -44,27 +48,34 @@ class _PerPixelHead(PixelDecoderCheckpoint, ABC):
             return _upsample(logits[-1]), {}
         if targets is None:
             raise ValueError("training needs targets: the inputs have no 'sem_seg'")
+        num_pixels = self._count(targets)
         names = [f"loss_sem_seg_{layer}" for layer in range(len(logits) - 1)]
         layers = zip(["loss_sem_seg", *names], [logits[-1], *logits[:-1]], strict=True)
-        return None, {name: self._loss(layer, targets) for name, layer in layers}
+        return None, {name: self._loss(layer, targets) / num_pixels for name, layer in layers}
 
     @abstractmethod
     def _logits(self, features: Mapping[str, Tensor]) -> Tensor:
         """Class logits [L, B, K, h, w]; in evaluation those of the last layer suffice."""
 
+    def _count(self, targets: Tensor) -> Tensor:
+        """How many pixels have a class, at least 1; over several processes, their mean."""
+        if self.whole_batch is not None:
+            return torch.tensor(max(sum(self.whole_batch), 1) / world_size())
+        return mean_over_ranks((targets != self.ignore_value).sum()[None])[0]
+
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of the pixels that are not ignored; 0 where all of them are.
+        """Cross-entropy, summed over the pixels that are not ignored.
 
         Args:
             logits: [B, K, h, w]
             targets: [B, H, W]
         """
         height, width = targets.shape[-2:]
-        # Half precision is too coarse for a mean over pixels.
+        # Half precision is too coarse for a sum over pixels.
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         logits = _upsample(logits)[..., :height, :width]
         loss = F.cross_entropy(logits, targets, ignore_index=self.ignore_value, reduction="sum")
-        return self.loss_weight * loss / (targets != self.ignore_value).sum().clamp(min=1)
+        return self.loss_weight * loss
 
 
 class PerPixelBaselineHead(_PerPixelHead):

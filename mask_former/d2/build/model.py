@@ -1,5 +1,6 @@
 """Builds whole models from ``cfg.MODEL``; heads and backbones have builders in their own files."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -192,10 +193,19 @@ def build_set_criterion(cfg: CfgNode, matcher: Matcher) -> SetCriterion:
     check_at_least(cfg, 1, f"{prefix}.OVERSAMPLE_RATIO")
     if (share := options.IMPORTANCE_SAMPLE_RATIO) > 1:
         raise InputError(f"{prefix}.IMPORTANCE_SAMPLE_RATIO is {share}; it must be at most 1")
+    num_classes, class_weights = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, options.CLASS_WEIGHTS
+    if class_weights and len(class_weights) != num_classes:
+        raise InputError(
+            f"{prefix}.CLASS_WEIGHTS has {len(class_weights)} numbers for {num_classes} classes; "
+            "give one for each, or none"
+        )
+    if any(not 0 <= weight < math.inf for weight in class_weights):
+        raise InputError(f"{prefix}.CLASS_WEIGHTS is {class_weights}; give numbers of 0 or more")
     points = PointOptions(options.TRAIN_NUM_POINTS, **arguments_from(options, POINT_ARGUMENTS))
     return SetCriterion(
-        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        num_classes=num_classes,
         matcher=matcher,
+        class_weights=class_weights,
         weights=_loss_weights(cfg),
         no_object_weight=options.NO_OBJECT_WEIGHT,
         points=points if points.number else None,

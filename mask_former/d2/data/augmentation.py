@@ -24,10 +24,21 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """The size is drawn, and a side has a pixel at least."""
-        step = super().get_transform(image)
-        if isinstance(step, T.ResizeTransform):
-            step.new_h, step.new_w = max(1, step.new_h), max(1, step.new_w)
-        return step
+        return _with_pixels(super().get_transform(image))
+
+
+class ResizeScale(T.ResizeScale):
+    """Detectron2's, with the same exception."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The factor is drawn, and a side has a pixel at least."""
+        return _with_pixels(super().get_transform(image))
+
+
+def _with_pixels(step: T.Transform) -> T.Transform:
+    if isinstance(step, T.ResizeTransform):
+        step.new_h, step.new_w = max(1, step.new_h), max(1, step.new_w)
+    return step
 
 
 class ColorJitter(ColorAugSSDTransform):

@@ -1,5 +1,6 @@
 """The INPUT section of a configuration as arguments of the mappers, augmentations above all."""
 
+import math
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -7,7 +8,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
 from ..errors import InputError
-from .augmentation import Augmentations, ColorJitter, ResizeShortestEdge
+from .augmentation import Augmentations, ColorJitter, ResizeScale, ResizeShortestEdge
 from .checks import check_name
 from .datasets import register_descriptions
 
@@ -79,7 +80,9 @@ def ignore_label(cfg: CfgNode) -> int:
 
 def _training_augmentations(cfg: CfgNode) -> Augmentations:
     augmentations: list[T.Augmentation | T.Transform] = [_resize(cfg, is_train=True)]
-    if cfg.INPUT.CROP.ENABLED:
+    if cfg.INPUT.SCALE_JITTER:
+        augmentations = _scale_jitter(cfg)
+    elif cfg.INPUT.CROP.ENABLED:
         crop = T.RandomCrop_CategoryAreaConstraint(
             cfg.INPUT.CROP.TYPE,
             cfg.INPUT.CROP.SIZE,
@@ -90,6 +93,25 @@ def _training_augmentations(cfg: CfgNode) -> Augmentations:
     if cfg.INPUT.COLOR_AUG_SSD:
         augmentations.append(ColorJitter(img_format=cfg.INPUT.FORMAT))
     return [*augmentations, *_flips(cfg)]
+
+
+def _scale_jitter(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
+    """Large-scale jitter (Ghiasi et al. 2021): a size of the crop's, times a factor, then a crop.
+
+    Smaller pictures are padded by the mapper or with their batch, which know the ignored label.
+    """
+    jitter, size = tuple(cfg.INPUT.SCALE_JITTER), tuple(cfg.INPUT.CROP.SIZE)
+    if len(jitter) != 2 or not 0 < jitter[0] <= jitter[1] < math.inf:
+        raise InputError(
+            f"INPUT.SCALE_JITTER is {list(jitter)}; give the least and the greatest factor of "
+            "INPUT.CROP.SIZE, for example [0.1, 2.0], or [] for none"
+        )
+    if cfg.INPUT.CROP.TYPE != "absolute" or len(size) != 2 or min(size) < 1:
+        raise InputError(
+            f"INPUT.SCALE_JITTER needs INPUT.CROP.TYPE absolute and a SIZE in pixels, but they are "
+            f"{cfg.INPUT.CROP.TYPE} and {list(size)}"
+        )
+    return [ResizeScale(*jitter, *size), T.FixedSizeCrop(size, pad=False)]
 
 
 def _flips(cfg: CfgNode) -> Augmentations:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
@@ -19,7 +20,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.checks import telling_assertions
-from ..data.reading import picture_size
+from ..data.reading import picture_size, read_label_map
 from ..errors import InputError
 from .randomness import reseeded
 
@@ -66,7 +67,7 @@ class OrderedLoader:
         """Starts its workers when the first batch is asked for."""
         batches = islice(self._batches(), self.first_batch, None)
         yield from DataLoader(
-            _Mapped(self._samples, self._mapper, self.seed),
+            Mapped(self._samples, self._mapper, self.seed),
             batch_sampler=batches,  # any iterable serves
             num_workers=self._num_workers,
             collate_fn=trivial_batch_collator,
@@ -97,10 +98,17 @@ class OrderedLoader:
         return self._wide[index]
 
 
-class _Mapped(Dataset[Sample]):
+class Mapped(Dataset[Sample]):
     """Samples by their position in the order and their number."""
 
     def __init__(self, samples: Sequence[Sample], mapper: Mapper, seed: int) -> None:
+        """Draws depend on the seed and the position alone.
+
+        Args:
+            samples: in Detectron2's format.
+            mapper: where it gives None, another sample is drawn.
+            seed: of the run.
+        """
         self._samples, self._mapper, self._seed = samples, mapper, seed
 
     def __getitem__(self, place: tuple[int, int]) -> Sample:
@@ -128,7 +136,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> OrderedLoader:
     return OrderedLoader(
         samples,
         mapper,
-        _order(cfg.DATALOADER, samples),
+        _order(cfg.DATALOADER, samples, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE),
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -136,7 +144,9 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> OrderedLoader:
     )
 
 
-def _order(options: CfgNode, samples: Sequence[Sample]) -> Callable[[int], Iterator[int]]:
+def _order(
+    options: CfgNode, samples: Sequence[Sample], ignored: int = 255
+) -> Callable[[int], Iterator[int]]:
     """The order of ``DATALOADER.SAMPLER_TRAIN``, before Detectron2 shares it among processes."""
     name, size = options.SAMPLER_TRAIN, len(samples)
     if name == "TrainingSampler":
@@ -146,12 +156,27 @@ def _order(options: CfgNode, samples: Sequence[Sample]) -> Callable[[int], Itera
             f"DATALOADER.SAMPLER_TRAIN is {name!r}; give TrainingSampler or "
             "RepeatFactorTrainingSampler"
         )
-    if not all("annotations" in sample for sample in samples):
+    if options.REPEAT_THRESHOLD <= 0:
         raise InputError(
-            "DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler counts annotations, which the "
-            "training sets lack; give TrainingSampler"
+            f"DATALOADER.REPEAT_THRESHOLD is {options.REPEAT_THRESHOLD:g}, at which no picture is "
+            "repeated; give the share of pictures below which a class is rare, for example 0.001"
         )
+    counted = [{"annotations": _segments(sample, ignored)} for sample in samples]
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        samples, options.REPEAT_THRESHOLD
+        counted, options.REPEAT_THRESHOLD
     )
     return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)._infinite_indices()
+
+
+def _segments(sample: Sample, ignored: int) -> list[dict[str, int]]:
+    """What a sample has of each class: annotations, segments, or labels in its map."""
+    for key in ("annotations", "segments_info"):
+        if key in sample:
+            return [{"category_id": each["category_id"]} for each in sample[key]]
+    if "sem_seg_file_name" not in sample:
+        raise InputError(
+            f"DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler counts classes, of which the "
+            f"sample of image {sample.get('file_name')} tells nothing; give TrainingSampler"
+        )
+    labels = np.unique(read_label_map(sample["sem_seg_file_name"], None, ignored))
+    return [{"category_id": int(label)} for label in labels if label != ignored]

@@ -37,3 +37,15 @@ def remove_unfinished(folder: str | Path) -> None:
     """Takes away what a process left that was killed as it wrote."""
     for path in Path(folder).glob(f"*{_UNFINISHED}"):
         path.unlink(missing_ok=True)
+
+
+def remove_old_checkpoints(folder: str | Path, kept: int) -> None:
+    """Takes away all but the last numbered checkpoints.
+
+    Args:
+        folder: of the run; the best, the final and an interrupted one stay.
+        kept: how many stay; 0: all.
+    """
+    numbered = sorted(Path(folder).glob("model_" + 7 * "[0-9]" + ".pth"))
+    for path in numbered[:-kept] if kept else ():
+        path.unlink(missing_ok=True)

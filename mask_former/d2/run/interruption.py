@@ -1,6 +1,7 @@
 """What becomes of a run that ends before its time: by a signal, a fault, or because it diverges."""
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..checkpoint import Diverged
+from .files import remove_old_checkpoints
+from .processes import launched_by_torchrun
 from .terminal import command_to_resume
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -38,19 +40,28 @@ class StopOnSignal(HookBase):
     """Ends the run at TERM, INT or USR1: after the iteration, in which all processes agree.
 
     Outside of an iteration, as in an evaluation, it ends at once. Loader processes are started
-    within an iteration and inherit the handler, so that they go on serving until its end.
+    within an iteration and inherit the handler, so that they go on serving until its end. A
+    launcher that was killed counts as TERM.
     """
 
     def __init__(self) -> None:
         """Waits for the training to begin."""
         self.number = 0
         self._in_step = False
+        self._launcher = os.getppid() if launched_by_torchrun() else None
         self._former: dict[int, Any] = {}
 
     def before_train(self) -> None:
-        """Takes the signals, which only the main thread can."""
+        """Takes the signals, which only the main thread can.
+
+        Under submitit, which has handlers of its own, its signal to end is taken as well, until the
+        iteration is saved; and TERM is left to it, which comes before a signal to end.
+        """
+        signals = _SIGNALS
+        if callable(signal.getsignal(signal.SIGUSR2)):
+            signals = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._former = {number: signal.signal(number, self._note) for number in signals}
 
     def before_step(self) -> None:
         """From here on a signal waits."""
@@ -63,6 +74,8 @@ class StopOnSignal(HookBase):
             Stopped: a signal came; not after the last iteration, whose weights are yet to be saved.
         """
         self._in_step = False
+        if self._launcher not in (None, os.getppid()):
+            self.number = self.number or signal.SIGTERM  # or this would go on beside the next run
         self.number = max(comm.all_gather(self.number))
         if self.number and self.trainer.iter + 1 < self.trainer.max_iter:
             raise Stopped(self.number, together=True)
@@ -99,26 +112,19 @@ class CheckpointOnFailure(HookBase):
     def __init__(self) -> None:
         """Has seen no iteration yet."""
         self._complete = -1
-        self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def before_step(self) -> None:
-        """Keeps the statistics, which the forward changes."""
-        norms = [m for m in self.trainer.model.modules() if isinstance(m, _NormBase)]
-        buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
-        self._statistics = [(buffer, buffer.clone()) for buffer in buffers]
 
     def after_step(self) -> None:
         """One more iteration is complete."""
         self._complete = self.trainer.iter
-        self._statistics = []
+        self.trainer._trainer.undo = None
 
     def after_train(self) -> None:
         """Called after a failure too; then the trainer has not reached ``max_iter``."""
         failed = self.trainer.iter
         if failed >= self.trainer.max_iter:
             return
-        for buffer, before in self._statistics:
-            buffer.copy_(before)
+        if undo := self.trainer._trainer.undo:
+            undo.statistics()
         complete = max(self._complete, self.trainer.start_iter - 1)
         # What is saved; it also keeps Detectron2 from evaluating after a failed last iteration.
         self.trainer.iter = complete
@@ -132,6 +138,30 @@ class CheckpointOnFailure(HookBase):
         if together:
             comm.synchronize()  # a launcher ends all when one has ended
         _tell(error, failed, checkpointer.last_iteration())
+
+
+class KeepLast(HookBase):
+    """Takes away numbered checkpoints but the last, behind the hook that writes them."""
+
+    def __init__(self, period: int, kept: int) -> None:
+        """Does nothing where all are kept.
+
+        Args:
+            period: in which checkpoints are written, in iterations.
+            kept: how many stay; 0: all.
+        """
+        self._period, self._kept = period, kept
+
+    def after_step(self) -> None:
+        """After a new one has been written."""
+        is_time = (self.trainer.iter + 1) % self._period == 0
+        if (
+            self._kept
+            and is_time
+            and comm.is_main_process()
+            and not self.trainer.checkpointer.unsaved
+        ):
+            remove_old_checkpoints(self.trainer.checkpointer.save_dir, self._kept)
 
 
 def _tell(error: BaseException | None, failed: int, saved: int | None) -> None:

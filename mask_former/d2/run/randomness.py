@@ -1,11 +1,25 @@
 """Random numbers that depend on the seed and on what is drawn, on nothing that was drawn before."""
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Whether torch takes algorithms alone that give the same bits each time; else the fastest.
+
+    Args:
+        wanted: an operation without such an algorithm then ends the run.
+    """
+    if wanted:  # cuBLAS reads it when a process first multiplies
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(wanted)
 
 
 def reseed(*key: int) -> None:
@@ -22,14 +36,35 @@ def reseed(*key: int) -> None:
 @contextmanager
 def reseeded(*key: int) -> Iterator[None]:
     """The generators of the CPU seeded as by :func:`reseed`; afterwards they are as before."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = _cpu_states()
     try:
         _reseed_cpu(key)
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        _set_cpu_states(states)
+
+
+def random_states() -> tuple[Any, ...]:
+    """The states of all generators: the CPU's and, where it is in use, this process's GPU's."""
+    gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return *_cpu_states(), gpu
+
+
+def set_random_states(states: tuple[Any, ...]) -> None:
+    """Has all generators draw again what they drew after :func:`random_states`."""
+    _set_cpu_states(states)
+    if states[3] is not None:
+        torch.cuda.set_rng_state(states[3])
+
+
+def _cpu_states() -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _set_cpu_states(states: tuple[Any, ...]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
 
 
 def _reseed_cpu(key: tuple[int, ...]) -> int:

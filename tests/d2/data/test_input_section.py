@@ -6,6 +6,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
+from mask_former.d2.config import load_config
+from mask_former.d2.data.augmentation import Picture, augment
+from mask_former.d2.data.input_section import training_arguments
 from mask_former.d2.data.mappers import (
     DETRPanopticDatasetMapper,
     MaskFormerPanopticDatasetMapper,
@@ -85,3 +88,35 @@ def test_random_flip_has_an_axis_or_is_none(cfg, kind):
     cfg.INPUT.RANDOM_FLIP = "vertikal"
     with pytest.raises(InputError, match=r"RANDOM_FLIP is 'vertikal'; set it to horizontal, vert"):
         kind(cfg, True)
+
+
+def test_large_scale_jitter():
+    """A picture of 40 x 60 is put into 1 to 2 times 20 x 20, then cut to at most that."""
+    opts = ["INPUT.SCALE_JITTER", [1.0, 2.0], "INPUT.CROP.SIZE", (20, 20)]
+    cfg = load_config(opts=[*opts, "INPUT.CROP.TYPE", "absolute"])
+    augmentations = training_arguments(cfg, True)["augmentations"]
+    shapes = set()
+    for seed in range(20):
+        np.random.seed(seed)
+        labels = np.arange(40 * 60).reshape(40, 60) % 5
+        moved = augment(Picture(np.zeros((40, 60, 3), np.uint8), labels), augmentations)
+        assert moved.sem_seg.shape == moved.image.shape[1:]
+        shapes.add(moved.sem_seg.shape)
+    assert max(shapes) == (20, 20)
+    assert min(shapes)[0] == pytest.approx(13, abs=2)
+    assert all(width == 20 for _, width in shapes)
+
+
+@pytest.mark.parametrize(
+    ("opts", "fault"),
+    [
+        (["INPUT.SCALE_JITTER", [2.0, 1.0]], r"SCALE_JITTER is \[2\.0, 1\.0\]; give the least"),
+        (
+            ["INPUT.SCALE_JITTER", [0.1, 2.0], "INPUT.CROP.TYPE", "relative"],
+            r"SCALE_JITTER needs INPUT\.CROP\.TYPE absolute",
+        ),
+    ],
+)
+def test_large_scale_jitter_that_cannot_be(opts, fault):
+    with pytest.raises(InputError, match=fault):
+        training_arguments(load_config(opts=opts), True)

@@ -115,12 +115,30 @@ def test_repeat_factors():
     assert drawn.count(0) / 500 == pytest.approx(2 / (2 + 3 * (4 / 3) ** 0.5), abs=0.05)
 
 
+def test_repeat_factors_of_segments_and_of_label_maps(tmp_path):
+    """As of annotations: class 1 is in one of four pictures."""
+    segments = [{"segments_info": [{"category_id": int(i == 0)}]} for i in range(4)]
+    maps = []
+    for i in range(4):
+        labels = np.full((4, 4), int(i == 0), np.uint8)
+        labels[0] = 255
+        Image.fromarray(labels).save(tmp_path / f"{i}.png")
+        maps.append({"sem_seg_file_name": str(tmp_path / f"{i}.png")})
+    options = CfgNode({"SAMPLER_TRAIN": "RepeatFactorTrainingSampler", "REPEAT_THRESHOLD": 1.0})
+    rare = [{"annotations": segments[i]["segments_info"]} for i in range(4)]
+    expected = list(islice(_order(options, rare)(0), 100))
+    assert list(islice(_order(options, segments)(0), 100)) == expected
+    assert list(islice(_order(options, maps)(0), 100)) == expected
+    with pytest.raises(InputError, match=r"counts classes, of which the sample of image a\.jpg"):
+        _order(options, [{"file_name": "a.jpg"}])
+
+
 @pytest.mark.usefixtures("images")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("Mine", "SAMPLER_TRAIN is 'Mine'; give TrainingSampler"),
-        ("RepeatFactorTrainingSampler", "counts annotations, which the training sets lack"),
+        ("RepeatFactorTrainingSampler", r"REPEAT_THRESHOLD is 0, .* for example 0\.001"),
     ],
 )
 def test_samplers_that_cannot_be_had(tmp_path, name, message):

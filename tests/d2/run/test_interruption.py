@@ -1,20 +1,25 @@
 """Runs that are stopped, killed or diverge: what is saved, what is said, and how they go on."""
 
+import logging
 import multiprocessing
+import os
+import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
 
 from mask_former.d2.checkpoint import Diverged
+from mask_former.d2.errors import InputError
 from mask_former.d2.run.interruption import Stopped, describe_divergence
+from mask_former.d2.run.randomness import set_deterministic
 from mask_former.d2.trainer import Trainer
+from tests.d2.run.runs import At, assert_equal, run, saved
 from tests.small_runs import draw_images, tiny_cfg
 
 RUN = {"SOLVER.MAX_ITER": 6, "SOLVER.CHECKPOINT_PERIOD": 2, "DATASETS.TEST": "()"}
@@ -40,44 +45,6 @@ def _datasets(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def config(folder: Path, **changes: object) -> CfgNode:
     options = {key.replace("__", "."): value for key, value in changes.items()}
     return tiny_cfg(folder, {**RUN, **options})
-
-
-class At(HookBase):
-    """Does something before an iteration."""
-
-    def __init__(self, iteration: int, action: Any) -> None:
-        self.iteration, self.action = iteration, action
-
-    def before_step(self) -> None:
-        if self.trainer.iter == self.iteration:
-            self.action(self.trainer)
-
-
-def run(cfg: CfgNode, *hooks: HookBase, resume: bool = False) -> Trainer:
-    trainer = Trainer(cfg)
-    trainer.register_hooks(list(hooks))
-    trainer.resume_or_load(resume=resume)
-    trainer.train()
-    return trainer
-
-
-def saved(folder: Path, name: str = "model_final.pth") -> dict:
-    return torch.load(folder / "out" / name, weights_only=True)
-
-
-def assert_equal(ours: Any, theirs: Any) -> None:
-    """Bit for bit, at any depth."""
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert_equal(ours[key], theirs[key])
-    elif isinstance(ours, list | tuple):
-        for own, other in zip(ours, theirs, strict=True):
-            assert_equal(own, other)
-    elif torch.is_tensor(ours):
-        assert torch.equal(ours, theirs)
-    else:
-        assert ours == theirs
 
 
 @pytest.fixture(scope="module")
@@ -130,24 +97,72 @@ def test_a_failure_in_an_iteration_leaves_no_trace(tmp_path, whole):
     assert_equal(saved(tmp_path), whole)
 
 
-def _train(folder: Path) -> None:
-    run(config(folder), resume=True)
+# Whatever a run can have beside its weights.
+EVERYTHING = {
+    "SOLVER.MAX_ITER": 24,
+    "SOLVER.CHECKPOINT_PERIOD": 3,
+    "SOLVER.CHECKPOINTS_KEPT": 2,
+    "SOLVER.EMA_DECAY": 0.9,
+    "SOLVER.ACCUMULATE": 2,
+    "SOLVER.IMS_PER_BATCH": 4,
+    "INPUT.MIN_SIZE_TRAIN": "(64,)",
+    "INPUT.CROP.SIZE": "(64, 64)",
+    "INPUT.SCALE_JITTER": "[0.5, 1.5]",
+    "INPUT.CROP.TYPE": "absolute",
+    "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler",
+    "DATALOADER.REPEAT_THRESHOLD": 0.9,
+}
+
+
+def _train(folder: Path, options: dict) -> None:
+    logging.disable()
+    try:
+        run(config(folder, **options), resume=True)
+    except Stopped as stopped:
+        os._exit(128 + stopped.number)
+
+
+def kill(folder: Path, options: dict, number: int, delay: float, in_saving: bool) -> int:
+    """Runs, and sends a signal after a while, or a while after a file begins; the exit code."""
+    process = multiprocessing.get_context("fork").Process(target=_train, args=(folder, options))
+    process.start()
+    while in_saving and process.is_alive() and not list((folder / "out").glob("*.unfinished")):
+        time.sleep(0.0005)
+    time.sleep(delay)
+    os.kill(process.pid, number)
+    process.join(60)
+    return process.exitcode
 
 
 def test_killed_whenever_and_nothing_changes(tmp_path, whole):
     """With KILL, at five moments of one run: as a file is written, and a while after."""
-    context = multiprocessing.get_context("fork")
     for moment in range(5):
-        process = context.Process(target=_train, args=(tmp_path,))
-        process.start()
-        while process.is_alive() and not list((tmp_path / "out").glob("*.unfinished")):
-            time.sleep(0.001)
-        time.sleep(0.05 * moment)
-        process.kill()
-        process.join()
+        kill(tmp_path, {}, signal.SIGKILL, 0.05 * moment, in_saving=True)
     run(config(tmp_path), resume=True)
     assert_equal(saved(tmp_path), whole)
     assert not list((tmp_path / "out").glob("*.unfinished"))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("workers", [0, 1])
+def test_twenty_kills_at_random_moments(tmp_path, workers):
+    """TERM, INT and KILL, in saving too; as many runs as they need, all with one result."""
+    options = {**EVERYTHING, "DATALOADER.NUM_WORKERS": workers}
+    start = time.monotonic()
+    assert kill(tmp_path / "whole", options, 0, 0, in_saving=False) == 0
+    seconds = time.monotonic() - start
+    draws, folder, runs, codes = random.Random(workers), tmp_path / "0", 0, []
+    for number in (7 * [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])[:20]:
+        in_saving = draws.random() < 0.4
+        delay = draws.uniform(0, 0.02 if in_saving else 0.6 * seconds)
+        codes.append(kill(folder, options, number, delay, in_saving))
+        if codes[-1] == 0:  # it was complete before
+            assert_equal(saved(folder), saved(tmp_path / "whole"))
+            runs, folder = runs + 1, tmp_path / str(runs + 1)
+    run(config(folder, **options), resume=True)
+    assert_equal(saved(folder), saved(tmp_path / "whole"))
+    assert not list((folder / "out").glob("*.unfinished"))
+    print(f"{len(codes)} kills of {runs + 1} runs: {dict(Counter(codes))}")
 
 
 def test_a_signal_in_an_evaluation_stops_at_once(tmp_path, monkeypatch):
@@ -206,3 +221,17 @@ def test_nothing_is_tagged_without_a_complete_iteration(tmp_path):
         run(config(tmp_path), At(0, fail))
     assert caught.value.__notes__ == ["training ended in iteration 0; nothing of it is saved"]
     assert not (tmp_path / "out" / "last_checkpoint").exists()
+
+
+def test_operations_that_are_not_deterministic(tmp_path):
+    def put(trainer: Trainer) -> None:
+        where = torch.tensor([0])
+        trainer.model.register_forward_hook(lambda *_: torch.zeros(2).put_(where, torch.ones(1)))
+
+    set_deterministic(True)
+    try:
+        run(config(tmp_path / "without", SOLVER__MAX_ITER=2))
+        with pytest.raises(InputError, match=r"^SOLVER\.DETERMINISTIC is True, but put_ does not"):
+            run(config(tmp_path), At(1, put))
+    finally:
+        set_deterministic(False)

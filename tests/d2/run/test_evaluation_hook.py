@@ -1,0 +1,111 @@
+"""The best checkpoint, an early end, and evaluations that were missed; on results made up."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.config import CfgNode
+
+from mask_former.d2.errors import InputError
+from mask_former.d2.solver import check_solver
+from mask_former.d2.trainer import Trainer
+from tests.d2.run.runs import assert_equal, interrupted_after, run, saved
+from tests.small_runs import tiny_cfg
+
+OPTIONS = {"SOLVER.MAX_ITER": 6, "TEST.EVAL_PERIOD": 1, "SOLVER.CHECKPOINT_PERIOD": 1}
+
+
+@pytest.fixture(autouse=True)
+def _results(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results that depend on the iteration, of which the weights' schedule tells."""
+    monkeypatch.setattr(
+        Trainer, "_evaluate", lambda self: {"made": {"up": _VALUES[self.scheduler.last_epoch - 1]}}
+    )
+
+
+_VALUES = [3.0, 5.0, 4.0, float("nan"), 5.0, 4.5]
+
+
+def config(folder: Path, **changes: object) -> CfgNode:
+    return tiny_cfg(folder, {**OPTIONS, "TEST.BEST_METRIC": "made/up", **changes})
+
+
+def best(folder: Path) -> int:
+    return saved(folder, "model_best.pth")["trainer"]["iteration"]
+
+
+def numbered(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "out").glob("model_00*.pth"))
+
+
+def test_the_greatest_is_the_best(tmp_path):
+    run(config(tmp_path))
+    assert best(tmp_path) == 1
+    assert saved(tmp_path)["trainer"]["iteration"] == 5
+
+
+def test_of_a_loss_the_least_is_the_best(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Trainer,
+        "_evaluate",
+        lambda self: {"validation": {"loss": _VALUES[self.scheduler.last_epoch - 1]}},
+    )
+    run(config(tmp_path, **{"TEST.BEST_METRIC": "validation/loss"}))
+    assert best(tmp_path) == 0
+
+
+def test_it_ends_early_and_stays_so(tmp_path, log):
+    cfg = config(tmp_path, **{"TEST.PATIENCE": 3})
+    run(cfg)
+    assert (
+        "made/up has not improved in 3 evaluations (TEST.PATIENCE); the best is 5.0000 of "
+        "iteration 1, in model_best.pth" in log.text
+    )
+    assert saved(tmp_path)["trainer"]["iteration"] == 4
+    assert run(cfg, resume=True).iter == 4
+    assert saved(tmp_path)["trainer"]["iteration"] == 4
+    cfg.TEST.PATIENCE = 9
+    run(cfg, resume=True)
+    assert saved(tmp_path)["trainer"]["iteration"] == 5
+
+
+def test_what_was_seen_is_resumed(tmp_path):
+    run(config(tmp_path / "whole"))
+    cfg = config(tmp_path / "parts")
+    interrupted_after(cfg, 3)
+    run(cfg, resume=True)
+    assert best(tmp_path / "parts") == 1
+    assert_equal(saved(tmp_path / "parts"), saved(tmp_path / "whole"))
+
+
+def test_a_missed_evaluation_is_made_up_for(tmp_path, monkeypatch):
+    """The run ends between the checkpoint of iteration 1 and its evaluation."""
+    cfg = config(tmp_path)
+
+    def fail(self) -> dict:
+        if self.scheduler.last_epoch == 2:
+            raise RuntimeError
+        return {"made": {"up": 1.0}}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_evaluate", fail)
+        with pytest.raises(RuntimeError):
+            run(cfg)
+    assert best(tmp_path) == 0
+    run(cfg, resume=True)
+    assert best(tmp_path) == 1
+
+
+def test_metrics_that_nothing_gives(tmp_path):
+    with pytest.raises(InputError, match=r"'made/upp', which the evaluation does not .* made/up"):
+        run(config(tmp_path, **{"TEST.BEST_METRIC": "made/upp"}))
+    with pytest.raises(InputError, match=r"TEST\.PATIENCE needs TEST\.BEST_METRIC"):
+        check_solver(config(tmp_path, **{"TEST.BEST_METRIC": "", "TEST.PATIENCE": 1}))
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
+    cfg = config(tmp_path, **{"SOLVER.CHECKPOINTS_KEPT": 2})
+    interrupted_after(cfg, 3)
+    assert numbered(tmp_path) == ["model_0000001.pth", "model_0000002.pth"]
+    run(cfg, resume=True)
+    assert numbered(tmp_path) == ["model_0000004.pth", "model_0000005.pth"]
+    assert best(tmp_path) == 1
