@@ -109,7 +109,8 @@ def use_data(args: argparse.Namespace) -> None:
     config = Path(output, "config.yaml")
     if not is_one_of_several():  # else the launcher has done it
         choices = (args.from_scratch, args.ignore, args.names)
-        request = Request(args.data, output, args.config_file or None, args.opts, *choices)
+        config_file = args.config_file or None
+        request = Request(args.data, output, config_file, args.opts, *choices, format=args.format)
         described = describe(request, str(Path(__file__).resolve().parent / "configs"))
         print(tell(described))
         if described.config is None:

@@ -46,6 +46,7 @@ def main() -> None:
         args.ignore,
         args.names,
         args.workers,
+        args.format,
     )
     described = describe(request, str(CONFIGS))
     print(tell(described))

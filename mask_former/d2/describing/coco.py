@@ -40,7 +40,7 @@ def find_annotations(folder: str) -> list[Annotations]:
     found = []
     for path in sorted(walk(folder, (".json",))):
         with naming(os.path.join(folder, path), "JSON"):
-            content = json.loads(Path(folder, path).read_text(encoding="utf-8"))
+            content = json.loads(Path(folder, path).read_text(encoding="utf-8-sig"))
         if not isinstance(content, dict) or not {"annotations", "categories"} <= content.keys():
             continue
         files = files or _folders_by_name(folder)

@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="class names: a name a line, lines `name:r,g,b`, a CSV, or a JSON of names by number",
     )
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="the data's format as Datumaro calls it (`datum convert --help`), which then reads "
+        "them; default: it is found out",
+    )
 
 
 def tell(described: Described) -> str:

@@ -44,6 +44,8 @@ class Request(NamedTuple):
     names: str | None = None
     """A file of class names."""
     workers: int | None = None
+    format: str | None = None
+    """As Datumaro calls it, which then reads the folder; None: it is found out."""
 
 
 class Described(NamedTuple):
@@ -104,7 +106,7 @@ def _description_file(folder: str, output: str, request: Request) -> tuple[str, 
         file = Path(place, "dataset.yaml")
         if file.is_file():
             return str(file), [f"{file} describes the data already; take it away to have it anew"]
-    recognized = recognize(folder, output, request.ignore, request.names)
+    recognized = recognize(folder, output, request.ignore, request.names, request.format)
     file = Path(output, "dataset.yaml")
     with replacing(file) as stream:
         stream.write(description_text(recognized).encode())

@@ -80,6 +80,26 @@ def find_splits(folder: str) -> dict[str, Found]:
     return {split: found for split, found in splits.items() if found.pairs} if is_labelled else {}
 
 
+def named_split(path: str) -> str:
+    """The split that the folders of a path name; empty: none does."""
+    found = ""
+    for part in os.path.dirname(path).split(os.sep):
+        meanings = dict(_WORDS[word] for word in _words(part) if word in _WORDS)
+        found = meanings.get("split", found)
+    return found
+
+
+def lie_among_pictures(splits: dict[str, Found]) -> bool:
+    """Whether what was taken for label maps may be pictures: of one folder and one extension."""
+    return any(
+        os.path.dirname(image) == os.path.dirname(labels)
+        and os.path.splitext(image)[1] == os.path.splitext(labels)[1]
+        for found in splits.values()
+        for image, labels in found.pairs
+        if labels is not None
+    )
+
+
 def _file(folder: str, path: str) -> File:
     parts = path.split(os.sep)
     role = split = None

@@ -1,6 +1,7 @@
 """What lies in a folder, as the content of a description of a data set."""
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -14,15 +15,18 @@ import yaml
 from ..errors import InputError
 from ..run.files import replacing
 from .coco import Annotations, convert_yolo, find_annotations
-from .folders import Found, find_splits
-from .values import find_names, name_classes, scan
+from .conversion import convert
+from .folders import Found, find_splits, lie_among_pictures
+from .foreign import Foreign, Kind, find_foreign
+from .values import find_names, name_classes, published_names, scan
 
 _VAL_SHARE = 0.2
 _SPLITS = ("train", "val", "test", "")
 _FORMATS = (
     "pictures and label maps with the same names (images/train and labels/train, train/images and "
     "train/masks, images and masks, or side by side with an ending such as _mask), COCO's instance "
-    "or panoptic JSON, or YOLO's data.yaml"
+    "or panoptic JSON, YOLO's data.yaml, and LabelMe, CVAT or Datumaro; of other formats Datumaro "
+    "reads, name one by --format, as in `datum convert --help`"
 )
 
 
@@ -35,7 +39,11 @@ class Recognized(NamedTuple):
 
 
 def recognize(
-    folder: str, output: str, ignore: Sequence[int] = (), names: str | None = None
+    folder: str,
+    output: str,
+    ignore: Sequence[int] = (),
+    names: str | None = None,
+    format: str | None = None,
 ) -> Recognized:
     """Finds out what lies in a folder.
 
@@ -44,6 +52,7 @@ def recognize(
         output: an existing folder, for lists of files and for annotations that are converted.
         ignore: values of label files that nobody is trained on.
         names: a file of class names; None: one that lies in the folder.
+        format: as Datumaro calls it, which then reads the folder; None: it is found out.
 
     Raises:
         InputError: nothing known lies there, or a file is broken.
@@ -51,6 +60,9 @@ def recognize(
     if not os.path.isdir(folder):
         raise InputError(f"{folder} is no folder; give the folder that holds the pictures")
     folder = os.path.abspath(folder)
+    if format is not None:
+        named = Foreign(Kind(f"the format {format}", "datumaro", format), folder)
+        return _from_annotations(folder, output, *convert(named, folder, output))
     yolo = convert_yolo(folder, output)
     if yolo is not None:
         found, file = yolo
@@ -58,9 +70,18 @@ def recognize(
         return _from_annotations(folder, output, found, [note])
     if found := find_annotations(folder):
         return _from_annotations(folder, output, found, [])
-    if splits := find_splits(folder):
+    splits, foreign = find_splits(folder), find_foreign(folder)
+    if foreign is not None and _explains(foreign, splits):
+        return _from_annotations(folder, output, *convert(foreign, folder, output))
+    if splits:
         return _from_pairs(folder, output, splits, ignore, names)
     raise InputError(f"nothing that is known lies in {folder}; known are {_FORMATS}")
+
+
+def _explains(foreign: Foreign, splits: dict[str, Found]) -> bool:
+    """Whether annotations of another program are meant, and no label maps."""
+    is_doubtful = foreign.kind.package is not None and lie_among_pictures(splits)
+    return not splits or foreign.kind.before_masks or is_doubtful
 
 
 def _name(folder: str) -> str:
@@ -71,6 +92,12 @@ def _from_annotations(
     folder: str, output: str, found: list[Annotations], notes: list[str]
 ) -> Recognized:
     is_panoptic = found[0].panoptic is not None
+    files = ", ".join(each.json for each in found)
+    if len(found) == 1 and len(found := _drawn_annotations(found[0], folder, output)) > 1:
+        notes.append(
+            f"the folder does not say what to train and what to validate on: {_VAL_SHARE:.0%} of "
+            f"the pictures are drawn for validation, and listed in {found[1].json}"
+        )
     splits: dict[str, Any] = {}
     for each in found:
         paths = {"images": each.images, "json": each.json, "panoptic": each.panoptic}
@@ -92,7 +119,7 @@ def _from_annotations(
     task = "panoptic" if is_panoptic else "instance"
     return Recognized(
         {"name": _name(folder), "task": task, "root": folder, "classes": classes, "splits": splits},
-        [f"{task} annotations in {', '.join(each.json for each in found)}", *notes],
+        [f"{task} annotations in {files}", *notes],
     )
 
 
@@ -102,6 +129,7 @@ def _from_pairs(
     known = find_names(folder, names)
     files = [os.path.join(folder, label) for f in found.values() for _, label in f.pairs if label]
     values = scan(files, known.has_colors if known else None)
+    known = known or published_names(files, values)
     named = name_classes(values, known, ignore)
     kind = "colours" if values.has_colors else "values"
     notes = [f"{len(files)} label maps with {len(values.pictures)} {kind}", *named.notes]
@@ -138,24 +166,65 @@ def _split_paths(split: str, found: Found, output: str) -> dict[str, str]:
 def _drawn_splits(
     folder: str, pairs: Sequence[tuple[str, str | None]], output: str
 ) -> dict[str, Any]:
-    """Train and val as lists; pictures of the same content stay together."""
-    same = defaultdict(list)
-    for pair in pairs:
-        if pair[1] is None:
-            continue
-        content = Path(folder, pair[0]).read_bytes()
-        same[hashlib.sha1(content, usedforsecurity=False).digest()].append(pair)
-    groups = list(same.values())
-    if len(groups) < 2:
+    """Train and val as lists."""
+    labelled = [(image, labels) for image, labels in pairs if labels is not None]
+    train, val = _draw([os.path.join(folder, image) for image, _ in labelled])
+    if not train:
         raise InputError(f"{folder} has one picture with labels; two are needed, to train and test")
+    parts = {"train": train, "val": val}
+    return {
+        split: {
+            "images": ".",
+            "labels": ".",
+            "list": _write_list(split, sorted(labelled[i] for i in part), output),
+        }
+        for split, part in parts.items()
+    }
+
+
+def _draw(pictures: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Places of pictures to train and to validate on; those of the same content stay together.
+
+    With less than two different pictures, there are none to train on.
+    """
+    same = defaultdict(list)
+    for i, file in enumerate(pictures):
+        content = Path(file).read_bytes()
+        same[hashlib.sha1(content, usedforsecurity=False).digest()].append(i)
+    groups = list(same.values())
     random.Random(0).shuffle(groups)
     number = max(1, round(_VAL_SHARE * len(groups)))
-    parts = {"train": groups[number:], "val": groups[:number]}
-    listed = {split: sorted(pair for g in part for pair in g) for split, part in parts.items()}
-    return {
-        split: {"images": ".", "labels": ".", "list": _write_list(split, part, output)}
-        for split, part in listed.items()
-    }
+    train, val = (
+        [i for group in part for i in group] for part in (groups[number:], groups[:number])
+    )
+    return sorted(train), sorted(val)
+
+
+def _drawn_annotations(found: Annotations, folder: str, output: str) -> list[Annotations]:
+    """Two JSON files in place of one that does not say what to validate on.
+
+    Pictures that nothing is marked in are trained on. With less than two others, the file is left
+    as it is.
+    """
+    content = json.loads(Path(folder, found.json).read_text(encoding="utf-8-sig"))
+    marked = {entry["image_id"] for entry in content["annotations"]}
+    images = [image for image in content["images"] if image["id"] in marked]
+    files = [os.path.join(folder, found.images, image["file_name"]) for image in images]
+    train, val = _draw([file for file in files if os.path.isfile(file)])
+    if not train or not all(map(os.path.isfile, files)):
+        return [found]  # the survey names the files that are missing
+    validated = {images[i]["id"] for i in val}
+    drawn = []
+    for split in ("train", "val"):
+        file = os.path.join(output, "annotations", f"{Path(found.json).stem}_{split}.json")
+        part = dict(content)
+        for key, name in (("images", "id"), ("annotations", "image_id")):
+            part[key] = [e for e in content[key] if (e[name] in validated) == (split == "val")]
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with replacing(file) as stream:
+            stream.write(json.dumps(part).encode())
+        drawn.append(found._replace(split=split, json=os.path.abspath(file)))
+    return drawn
 
 
 def _write_list(split: str, pairs: Sequence[tuple[str, str | None]], output: str) -> str:

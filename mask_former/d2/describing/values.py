@@ -5,22 +5,27 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from PIL import Image
 from tqdm import tqdm
 
 from ..data.pairing import walk
 from ..data.reading import naming, pack_color, rgb_to_id, unpack_color
 from ..errors import InputError
+from .foreign import read_xml
 
 IGNORED_NAMES = ("void", "unlabeled", "unlabelled", "ignore", "ignored", "dontcare")
 _MOST_COLORS = 256  # more, and a picture is no label map
 _FEW_FILES = 64  # below, a process pool costs more than it saves
 _COLOR_LINE = re.compile(r"(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\S.*)")
+_VOC = ("background", *CLASS_NAMES)
+_OBJECT_INFO = ("objectinfo150", "objectinfo")  # of ADE20K
 _NAMES = ("classes", "class_names", "labels", "names", "obj_names", "categories")
 
 
@@ -114,7 +119,7 @@ def find_names(folder: str, file: str | None = None) -> Names | None:
 
     Known are ``labelmap.txt`` of CVAT and VOC (``name:r,g,b::``), lines of a colour and a name,
     CSV files with a column of names and columns of colours or of a value, text files with a name a
-    line, and JSON files of names by number.
+    line, JSON files of names by number, and ADE20K's ``objectInfo150.txt``.
 
     Args:
         folder: searched with its folders.
@@ -138,7 +143,15 @@ def find_names(folder: str, file: str | None = None) -> Names | None:
 def _candidates(folder: str) -> list[str]:
     found = sorted(walk(folder, (".txt", ".csv", ".json")), key=lambda p: (p.count(os.sep), p))
     stems = {path: os.path.splitext(os.path.basename(path))[0].lower().strip("_") for path in found}
-    words = (*_NAMES, "labelmap", "label_map", "label_colors", "class_dict", "id2label")
+    words = (
+        *_NAMES,
+        *_OBJECT_INFO,
+        "labelmap",
+        "label_map",
+        "label_colors",
+        "class_dict",
+        "id2label",
+    )
     return [os.path.join(folder, path) for path, stem in stems.items() if stem in words]
 
 
@@ -146,9 +159,11 @@ def _read_names(path: str) -> Names | None:
     with naming(path, "file of class names"), open(path, encoding="utf-8-sig") as file:
         if path.lower().endswith(".json"):
             return _json_names(path, json.load(file))
-        if path.lower().endswith(".csv"):
-            return _csv_names(path, list(csv.DictReader(file, skipinitialspace=True)))
         lines = [line.strip() for line in file]
+        if path.lower().endswith(".csv") or _is_object_info(path):
+            tab = "\t" if lines and "\t" in lines[0] else ","
+            rows = list(csv.DictReader(lines, skipinitialspace=True, delimiter=tab))
+            return _object_info(path, rows) if _is_object_info(path) else _csv_names(path, rows)
     lines = [line for line in lines if line and not line.startswith("#")]
     parsed = [_parse_line(line) for line in lines]
     if parsed and all(parsed):
@@ -184,6 +199,55 @@ def _csv_names(path: str, rows: list[dict[str, str]]) -> Names | None:
             return Names(path, [each for each in found if each], True)
         numbers = enumerate(rows) if value is None else ((int(row[value]), row) for row in rows)
         return Names(path, [Named(row[name], number) for number, row in numbers], False)
+
+
+def _is_object_info(path: str) -> bool:
+    return os.path.splitext(os.path.basename(path))[0].lower() in _OBJECT_INFO
+
+
+def _object_info(path: str, rows: list[dict[str, str]]) -> Names:
+    """ADE20K's table: the number, and names of one meaning; 0 is what has no name there."""
+    with naming(path, "file of class names"):
+        named = {int(row["Idx"]): row["Name"].split(",")[0].split(";")[0].strip() for row in rows}
+    return Names(path, [Named(name, i) for i, name in {0: "void", **named}.items()], False)
+
+
+def published_names(files: Sequence[str], values: Values) -> Names | None:
+    """Class names of Cityscapes and Pascal VOC, whose label files are unmistakable.
+
+    Args:
+        files: all label files.
+        values: of all label files.
+    """
+    stems = [os.path.splitext(file)[0] for file in files]
+    for ending, key in (("_labelIds", "id"), ("_labelTrainIds", "trainId")):
+        if all(
+            stem.endswith(f"_gtFine{ending}") or stem.endswith(f"_gtCoarse{ending}")
+            for stem in stems
+        ):
+            named = {entry[key]: entry["name"] for entry in CITYSCAPES_CATEGORIES}
+            void = dict.fromkeys([*range(34), 255] if key == "id" else [255], "void")
+            return _published("Cityscapes", {**void, **named})
+    numbers = {*range(len(_VOC)), 255}
+    is_voc = all(os.path.basename(os.path.dirname(file)) == "SegmentationClass" for file in files)
+    has_palette = values.palette.get(15) == (192, 128, 128)
+    if is_voc and has_palette and numbers >= set(values.pictures) and _has_voc_objects(files[0]):
+        return _published("Pascal VOC", {255: "void", **dict(enumerate(_VOC))})
+    return None
+
+
+def _published(name: str, named: dict[int, str]) -> Names:
+    return Names(name, [Named(n, v) for v, n in sorted(named.items())], False)
+
+
+def _has_voc_objects(file: str) -> bool:
+    """Whether the boxes beside a label map have VOC's names: others use its folders, too."""
+    stem = os.path.splitext(os.path.basename(file))[0]
+    boxes = os.path.join(os.path.dirname(file), "..", "Annotations", f"{stem}.xml")
+    if not os.path.isfile(boxes):
+        return False
+    objects = {str(each.findtext("name")) for each in read_xml(boxes).iter("object")}
+    return bool(objects) and objects <= set(_VOC)
 
 
 def _json_names(path: str, content: Any) -> Names | None:
