@@ -197,6 +197,97 @@ def test_coco_instances(folder, output, write):
     assert instances.gt_masks.sum() == 768
 
 
+@pytest.mark.parametrize("name", ["annotations/instances_default.json", "train/x.json"])
+def test_a_json_of_all_pictures_is_split(folder, output, write, name):
+    for stem in "abcdefg":
+        write(f"images/{stem}.jpg")
+    twin = (folder / "images/a.jpg").read_bytes()
+    (folder / "images/b.jpg").write_bytes(twin)
+    coco(folder, name, panoptic=False)
+    content = json.loads((folder / name).read_text())
+    (image,), (annotation,) = content["images"], content["annotations"]
+    content["images"] = [
+        {**image, "id": i, "file_name": f"{s}.jpg"} for i, s in enumerate("abcdefg")
+    ]
+    content["annotations"] = [{**annotation, "id": i, "image_id": i} for i in range(6)]
+    (folder / name).write_text(json.dumps(content))
+    description, found = described(folder, output)
+    parts = [json.loads(Path(str(split.json)).read_text()) for split in description.splits]
+    pictures = [{image["file_name"] for image in part["images"]} for part in parts]
+    assert [split.name for split in description.splits] == ["my_data_train", "my_data_val"]
+    assert not pictures[0] & pictures[1]
+    assert pictures[0] | pictures[1] == {f"{stem}.jpg" for stem in "abcdefg"}
+    assert len(pictures[1] - {"a.jpg", "b.jpg"}) in (0, 1)
+    assert {"a.jpg", "b.jpg"} <= pictures[0] or {"a.jpg", "b.jpg"} == pictures[1]
+    assert "g.jpg" in pictures[0]  # nothing is marked in it
+    assert sum(len(part["annotations"]) for part in parts) == 6
+    assert any("drawn for validation, and listed in" in note for note in found.notes)
+    assert first_sample(description, MaskFormerInstanceDatasetMapper)["instances"].gt_masks.any()
+
+
+@pytest.mark.parametrize(
+    ("ending", "car", "void"), [("labelIds", 26, 3), ("labelTrainIds", 13, 255)]
+)
+def test_names_of_cityscapes(folder, output, write, ending, car, void):
+    for split, city in (("train", "aachen"), ("val", "ulm")):
+        write(f"leftImg8bit/{split}/{city}/{city}_0_leftImg8bit.png")
+        write(f"gtFine/{split}/{city}/{city}_0_gtFine_{ending}.png", values=[car, void])
+        write(f"gtFine/{split}/{city}/{city}_0_gtFine_color.png")
+        polygons = folder / f"gtFine/{split}/{city}/{city}_0_gtFine_polygons.json"
+        polygons.write_text(json.dumps({"imgHeight": 32, "imgWidth": 48, "objects": []}))
+    description, found = described(folder, output)
+    assert [c.name for c in description.classes][::13] == ["road", "car"]
+    assert len(description.classes) == 19
+    assert void in description.ignore
+    assert semantic(description) == [13, 255]
+    assert "class names are those of Cityscapes" in found.notes
+
+
+@pytest.mark.parametrize(("object_name", "is_voc"), [("dog", True), ("crack", False)])
+def test_names_of_voc(folder, output, write, object_name, is_voc):
+    palette = [0] * 768
+    palette[45:48] = 192, 128, 128
+    for split, name in (("train", "a"), ("val", "b")):
+        write(f"JPEGImages/{name}.jpg")
+        write(f"SegmentationClass/{name}.png", values=[0, 12, 255], palette=palette)
+        box = folder / f"Annotations/{name}.xml"
+        box.parent.mkdir(exist_ok=True)
+        thing = f"<object><name>{object_name}</name><bndbox/></object>"
+        box.write_text(f"<annotation><filename>{name}.jpg</filename>{thing}</annotation>")
+        listing = folder / f"ImageSets/Segmentation/{split}.txt"
+        listing.parent.mkdir(exist_ok=True, parents=True)
+        listing.write_text(name)
+    description, _ = described(folder, output)
+    names = [c.name for c in description.classes]
+    assert description.ignore == (255,)
+    if is_voc:
+        assert len(names) == 21
+        assert names[12] == "dog"
+        assert semantic(description) == [0, 12, 255]
+    else:
+        assert names == ["class_0", "class_12"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("objectInfo150.txt", "Idx\tRatio\tName\n1\t0.1\twall\n2\t0.1\tbuilding, edifice\n"),
+        ("objectInfo150.csv", "Idx,Ratio,Name\n1,0.1,wall\n2,0.1,building;edifice\n"),
+    ],
+)
+def test_names_of_ade20k(folder, output, write, name, text):
+    for split, stem in (("training", "a"), ("validation", "b")):
+        write(f"images/{split}/{stem}.jpg")
+        write(f"annotations/{split}/{stem}.png", values=[0, 1, 2])
+    (folder / name).write_text(text)
+    description, _ = described(folder, output)
+    assert [(c.name, c.values) for c in description.classes] == [("wall", (1,)), ("building", (2,))]
+    assert description.ignore == (0,)
+    (folder / name).write_text("Idx\tTitle\n1\twall\n")
+    with pytest.raises(InputError, match=r"file of class names .*objectInfo150.* cannot be read"):
+        described(folder, output)
+
+
 def yolo(folder: Path, line: str) -> None:
     (folder / "data.yaml").write_text(
         "names: {0: car, 1: bus}\ntrain: images/train\nval: images/val\n"
