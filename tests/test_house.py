@@ -16,7 +16,8 @@ OURS = {*LOWER, "mask_former.modeling", "mask_former.d2", "mask_former"}
 # Detectron2 and what it depends on; torch is among that.
 DETECTRON2 = {"detectron2", "torch", "fvcore", "iopath", "omegaconf", "pycocotools", "yacs", "yaml"}
 DETECTRON2 |= {"cloudpickle", "matplotlib", "tabulate", "tensorboard", "termcolor", "tqdm"}
-OPTIONAL = {"safetensors", "timm", "wandb"}  # asked for by name where it is needed and missing
+# Asked for by name where it is needed and missing.
+OPTIONAL = {"safetensors", "supervision", "timm", "wandb"}
 
 ALLOWED = {  # part of the package: what it may import beside the standard library
     "mask_former/__init__.py": set(),

@@ -31,13 +31,17 @@ class Annotations(NamedTuple):
 
 
 def find_annotations(folder: str) -> list[Annotations]:
-    """The JSON files of a folder that have COCO's keys; panoptic ones alone if there are any.
+    """The JSON files of a folder that have COCO's keys.
+
+    Panoptic ones alone if there are any; those of keypoints, which repeat the people of others,
+    only if there are no others.
 
     Raises:
         InputError: the pictures or PNGs of one lie nowhere in the folder.
     """
     files: dict[str, list[str]] = {}
-    found = []
+    found: list[Annotations] = []
+    with_keypoints: list[Annotations] = []
     for path in sorted(walk(folder, (".json",))):
         with naming(os.path.join(folder, path), "JSON"):
             content = json.loads(Path(folder, path).read_text(encoding="utf-8-sig"))
@@ -45,9 +49,10 @@ def find_annotations(folder: str) -> list[Annotations]:
             continue
         files = files or _folders_by_name(folder)
         if (annotations := _annotations(folder, path, content, files)) is not None:
-            found.append(annotations)
+            has_keypoints = any("keypoints" in category for category in content["categories"])
+            (with_keypoints if has_keypoints else found).append(annotations)
     panoptic = [each for each in found if each.panoptic is not None]
-    return panoptic or found
+    return panoptic or found or with_keypoints
 
 
 def _annotations(

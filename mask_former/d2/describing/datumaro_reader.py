@@ -102,7 +102,11 @@ def _stage(root: Element, folder: str, stage: Path, into: Gathering) -> str:
 def _run(program: str, kind: Kind, source: str, target: Path) -> None:
     command = [program, "convert", "-i", source, "-if", kind.format, "-f", "coco_instances"]
     options = ["-o", str(target), "--overwrite"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    ours = ("PYTHONPATH", "PYTHONHOME")  # its packages are others
+    env = {key: value for key, value in os.environ.items() if key not in ours}
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, check=False, env=env
+    )
     if done.returncode or not (target / "annotations").is_dir():
         said = (done.stderr + done.stdout).strip()
         causes = _CAUSE.findall(said) or said.splitlines()[-1:] or ["it says nothing"]

@@ -70,8 +70,12 @@ class Foreign(NamedTuple):
     """One of them."""
 
 
-def find_foreign(folder: str) -> Foreign | None:
+def find_foreign(folder: str, is_needed: bool = True) -> Foreign | None:
     """Looks at a few JSON and XML files of each folder below one.
+
+    Args:
+        folder: searched with its folders.
+        is_needed: whether nothing else explains the folder; if not, a broken file does not matter.
 
     Raises:
         InputError: a file is broken.
@@ -82,7 +86,13 @@ def find_foreign(folder: str) -> Foreign | None:
     looked_at = [path for paths in by_folder.values() for path in paths[:_PER_FOLDER]]
     for path in looked_at[:_MOST]:
         file = os.path.join(folder, path)
-        if (kind := _kind(file)) is not None:
+        try:
+            kind = _kind(file)
+        except InputError:
+            if is_needed:
+                raise
+            continue
+        if kind is not None:
             is_boxes = kind is _VOC_BOXES and any(_polygons(folder))
             return Foreign(VOC_POLYGONS if is_boxes else kind, file)
     return None

@@ -70,7 +70,8 @@ def recognize(
         return _from_annotations(folder, output, found, [note])
     if found := find_annotations(folder):
         return _from_annotations(folder, output, found, [])
-    splits, foreign = find_splits(folder), find_foreign(folder)
+    splits = find_splits(folder)
+    foreign = find_foreign(folder, is_needed=not splits)
     if foreign is not None and _explains(foreign, splits):
         return _from_annotations(folder, output, *convert(foreign, folder, output))
     if splits:
@@ -101,6 +102,11 @@ def _from_annotations(
     splits: dict[str, Any] = {}
     for each in found:
         paths = {"images": each.images, "json": each.json, "panoptic": each.panoptic}
+        if each.split in splits:
+            raise InputError(
+                f"{each.json} and {splits[each.split]['json']} are both of the split {each.split}; "
+                "take one away, or join them"
+            )
         splits[each.split] = {key: path for key, path in paths.items() if path is not None}
         if each.classes != found[0].classes:
             raise InputError(

@@ -85,6 +85,7 @@ def test_masks_in_a_folder_of_their_own_win(folder, output, write):
     write("masks/a.png", "masks/b.png", values=[0, 1])
     (folder / "images/a.json").write_text(json.dumps({"shapes": [], "imagePath": "a.png"}))
     (folder / "a.xml").write_text(VOC.format(""))
+    (folder / "broken.xml").write_text("<annotation>")
     assert recognize(str(folder), str(output)).content["task"] == "semantic"
 
 

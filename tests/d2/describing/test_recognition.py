@@ -197,6 +197,21 @@ def test_coco_instances(folder, output, write):
     assert instances.gt_masks.sum() == 768
 
 
+def test_two_json_files_of_a_split(folder, output, write):
+    write("train/a.jpg", "val/a.jpg")
+    for split in ("train", "val"):
+        coco(folder, f"annotations/instances_{split}.json", panoptic=False)
+        keypoints = folder / f"annotations/person_keypoints_{split}.json"
+        content = json.loads((folder / f"annotations/instances_{split}.json").read_text())
+        categories = [{"id": 7, "name": "person", "keypoints": ["nose"]}]
+        keypoints.write_text(json.dumps({**content, "categories": categories}))
+    description, _ = described(folder, output)
+    assert [c.name for c in description.classes] == ["car", "sky"]
+    coco(folder, "annotations/more_train.json", panoptic=False)
+    with pytest.raises(InputError, match=r"more_train.json and .*instances_train.json are both of"):
+        described(folder, output)
+
+
 @pytest.mark.parametrize("name", ["annotations/instances_default.json", "train/x.json"])
 def test_a_json_of_all_pictures_is_split(folder, output, write, name):
     for stem in "abcdefg":
