@@ -50,7 +50,7 @@ def gather(found: Foreign, into: Gathering) -> None:
 
 def _sources(kind: Kind, scratch: Path, into: Gathering) -> Iterator[tuple[str, str]]:
     """Folders for Datumaro, and below which folder of ours the annotations of each lie."""
-    if kind is not CVAT:
+    if kind.format != CVAT.format:
         yield into.folder, ""
         return
     for path in sorted(walk(into.folder, (".xml",))):

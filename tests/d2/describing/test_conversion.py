@@ -220,6 +220,8 @@ class TestDatumaro:
             cvat(folder / split, cvat_image(0, "a.jpg", POLYGON))
         found = recognize(str(folder), str(output))
         assert list(masks(found, "val")) == [("val/images/a.jpg", "car", 0)]
+        named = recognize(str(folder), str(output), format="cvat")
+        assert named.content == found.content
 
     def test_video_of_cvat(self, folder, output, write):
         write(*(f"images/frame_{i:06d}.PNG" for i in range(3)))
