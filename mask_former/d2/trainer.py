@@ -210,7 +210,8 @@ class Trainer(EvaluatingTrainer):
 
         Raises:
             Diverged: the losses are not finite.
-            InputError: ``SOLVER.DETERMINISTIC`` asks for what an operation cannot.
+            InputError: ``SOLVER.DETERMINISTIC`` asks for what an operation cannot, or the batch is
+                too small for batch norm.
         """
         reseed(self.cfg.SEED, 1, self.iter, comm.get_rank())
         try:
@@ -222,6 +223,8 @@ class Trainer(EvaluatingTrainer):
                 f"SOLVER.DETERMINISTIC is True, but {str(error).partition(',')[0]}; set it to False"
             ) from error
         except (FloatingPointError, ValueError) as error:
+            if "more than 1 value per channel" in str(error):
+                raise InputError(_too_little_for_batch_norm(self.cfg)) from error
             losses = self._trainer.losses
             lost = [loss for loss in losses.values() if not loss.isfinite().all()]
             if not lost and "diverged" not in str(error):
@@ -292,6 +295,14 @@ class Trainer(EvaluatingTrainer):
             self.cfg = _with_seed(self.cfg, state_dict["seed"])
             if isinstance(self.data_loader, OrderedLoader):
                 self.data_loader.seed = self.cfg.SEED
+
+
+def _too_little_for_batch_norm(cfg: CfgNode) -> str:
+    return (
+        "batch norm needs more than one value, but the coarsest features of a process's share of "
+        f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} are one cell; give it more or larger "
+        "pictures (INPUT.MIN_SIZE_TRAIN, INPUT.CROP.SIZE), or set MODEL.RESNETS.NORM to GN"
+    )
 
 
 def _with_seed(cfg: CfgNode, seed: int | None = None) -> CfgNode:
