@@ -30,6 +30,7 @@ from detectron2.utils.env import seed_all_rng
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from mask_former.d2.allocation import keep_freed_memory
+from mask_former.d2.arguments import share
 from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer, average_weights
 from mask_former.d2.config import load_config
 from mask_former.d2.data.preparing import telling_errors
@@ -41,7 +42,7 @@ from mask_former.d2.importing import add_import_argument, import_code
 from mask_former.d2.model_record import load_trained_config
 from mask_former.d2.run.batch_scaling import scale_batch
 from mask_former.d2.run.dry_run import dry_run
-from mask_former.d2.run.files import replacing
+from mask_former.d2.run.files import replacing, require_writable
 from mask_former.d2.run.processes import is_one_of_several, join_group, run_processes
 from mask_former.d2.run.randomness import set_deterministic
 from mask_former.d2.run.terminal import open_logs
@@ -61,7 +62,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--min-loaded",
-        type=float,
+        type=share,
         default=LoadOptions().min_loaded,
         metavar="F",
         help="fail if less than this fraction of a file's weights fit the model (%(default)s)",
@@ -141,6 +142,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     scaled = "" if batch is None else scale_batch(cfg, batch)
     check_solver(cfg)
     cfg.freeze()
+    require_writable(cfg.OUTPUT_DIR)
     open_logs(cfg.OUTPUT_DIR)
     if scaled:
         _logger.info("--batch %d, by the linear rule\n%s", batch, scaled)
@@ -205,6 +207,8 @@ def save_config(cfg: CfgNode) -> None:
 
 def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> Any:
     """Results of ``MODEL.WEIGHTS``, or with ``resume`` of the last checkpoint, on DATASETS.TEST."""
+    if not cfg.DATASETS.TEST:
+        raise InputError("DATASETS.TEST is empty; name the data sets that --eval-only evaluates on")
     if cfg.TEST.AUG.ENABLED:
         Trainer.check_TTA(cfg)  # before the evaluation that comes first
     Trainer.check_data(cfg, train=False)

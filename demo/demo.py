@@ -28,6 +28,7 @@ from PIL import Image
 from predictor import VisualizationDemo
 from video import name_video, open_capture, write_video
 
+from mask_former.d2.arguments import share
 from mask_former.d2.data.reading import read_image
 from mask_former.d2.errors import InputError
 from mask_former.d2.importing import add_import_argument, import_code
@@ -54,17 +55,6 @@ A model that gives panoptic segments shows and saves these. Of one that gives cl
 color and label show the classes. Where instances overlap, color and label show the best.
 """
 _logger = logging.getLogger("mask_former.demo")
-
-
-def probability(text: str) -> float:
-    """A type of argparse: a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -131,7 +121,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fast", action="store_true", help="draw with OpenCV instead of matplotlib: plainer")
     add(
         "--confidence-threshold",
-        type=probability,
+        type=share,
         metavar="0..1",
         help="panoptic: show segments whose class has a higher probability, instead of the "
         "config's MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD; semantic: leave pixels unpainted "

@@ -426,3 +426,22 @@ def test_data_sets_are_checked_before_the_model_is_built(tmp_path, monkeypatch, 
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize("name", ["", "file", "file/below"])
+def test_an_output_folder_that_cannot_be_written_to(tmp_path, name):
+    (tmp_path / "file").touch()
+    output = tmp_path / name if name else name
+    with pytest.raises(SystemExit, match=r"^error: .*OUTPUT_DIR is "):
+        train_net.run(parse(tmp_path, OUTPUT_DIR=output))
+
+
+def test_an_evaluation_of_nothing(tmp_path):
+    with pytest.raises(InputError, match=r"DATASETS\.TEST is empty; name the data sets"):
+        train_net.main(parse(tmp_path, "--eval-only", DATASETS__TEST="()"))
+
+
+def test_a_share_that_is_no_number(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train_net.argument_parser().parse_args(["--min-loaded", "nan"])
+    assert "argument --min-loaded: 'nan' is not a number from 0 to 1" in capsys.readouterr().err

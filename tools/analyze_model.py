@@ -34,6 +34,7 @@ from fvcore.nn.jit_handles import get_shape
 from torch import nn
 from tqdm import tqdm
 
+from mask_former.d2.arguments import positive
 from mask_former.d2.build.model import build_model
 from mask_former.d2.data.checks import check_dataset
 from mask_former.d2.data.datasets import register_descriptions
@@ -165,12 +166,6 @@ TASKS = {
 }
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
-    return int(text)
-
-
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -179,7 +174,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config-file", metavar="FILE", help="YAML; default: that in MODEL.WEIGHTS")
     add("--tasks", required=True, nargs="+", choices=TASKS, help="one or several")
-    add("-n", "--num-inputs", type=_positive, default=100, help="images (default: %(default)s)")
+    add("-n", "--num-inputs", type=positive, default=100, help="images (default: %(default)s)")
     add("--use-fixed-input-size", action="store_true", help="one input of zeros, no data set")
     add_import_argument(parser)
     add(

@@ -33,8 +33,16 @@ def read_curve(run: Path, metric: str) -> tuple[list[int], list[float]]:
     path = run / "metrics.json"
     if not path.is_file():
         raise ValueError(f"{path} does not exist; name the OUTPUT_DIR of a training")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    points = {line["iteration"]: line[metric] for line in lines if metric in line}
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not all(isinstance(line, dict) for line in lines):
+            raise TypeError("a line is no map")
+        points = {int(line["iteration"]): float(line[metric]) for line in lines if metric in line}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not what a training writes, a JSON map with an iteration in each line "
+            f"({type(error).__name__}: {error}); name another run"
+        ) from error
     if not points:
         known = sorted({key for line in lines for key in line} - {"iteration"})
         raise ValueError(f"{path} has no {metric}; it has {', '.join(known)}")
@@ -73,7 +81,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
     except ValueError as error:
         sys.exit(f"error: {error}")
-    draw(curves, args.metric).savefig(args.output, dpi=110)
+    if args.output.is_dir():
+        sys.exit(f"error: {args.output} is a folder; name the picture to write in it")
+    try:
+        draw(curves, args.metric).savefig(args.output, dpi=110)
+    except (OSError, ValueError) as error:
+        sys.exit(
+            f"error: cannot write {args.output}: {error}; give a folder that can be written and a "
+            "suffix such as .png"
+        )
     print(args.output)
 
 

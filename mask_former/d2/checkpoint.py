@@ -12,7 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from tabulate import tabulate
 from torch import nn
 
-from .class_layer import go_over_by_name, other_class_counts
+from .class_layer import check_class_entries, go_over_by_name, other_class_counts
 from .errors import InputError
 from .model_record import ModelRecord
 from .run.files import remove_unfinished, replacing
@@ -185,6 +185,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         file, weights = checkpoint.pop("file"), checkpoint["model"]
         number = len(weights)
+        check_class_entries(weights, self.model, file)
         if self.class_names and not self.strict_classes:
             names = _names_in(checkpoint, file)
             go_over_by_name(weights, self.model, names, self.class_names, file)

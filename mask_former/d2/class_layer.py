@@ -35,6 +35,17 @@ def class_entries(weights: Weights, model: Any) -> dict[str, int]:
     return {k: entries[name] for k, name in names.items() if name in entries and name in own}
 
 
+def check_class_entries(weights: Weights, model: Any, file: str) -> None:
+    """Refuses entries of the class layer that have no row at all."""
+    for key in class_entries(weights, model):
+        shape = list(weights[key].shape)
+        if not shape or not shape[0]:
+            raise InputError(
+                f"{key} in {file} is of the shape {shape}, but has a row for each class; give "
+                "another file"
+            )
+
+
 def other_class_counts(weights: Weights, model: Any) -> dict[str, tuple[int, int]]:
     """Keys of a checkpoint with another number of classes; that number, and the model's."""
     own = model.state_dict()

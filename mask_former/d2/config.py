@@ -13,6 +13,7 @@ from ..functional.points import PointOptions
 from ..modeling.mask_decoder import TransformerMaskDecoder
 from ..modeling.swin import SwinTransformer
 from ..structures import InferenceOptions, LossWeights
+from .checks import check_config
 from .config_merging import merge_opts, merge_yaml
 from .errors import InputError
 
@@ -94,17 +95,14 @@ def load_config(
         InputError: a file, a key or a value is bad, or the device that is named cannot be used.
     """
     cfg = get_mask_former_cfg() if base is None else base
-    if file is not None:
-        merge_yaml(cfg, file)
+    places = {} if file is None else merge_yaml(cfg, file)
     merge_opts(cfg, opts)
+    check_config(cfg, {**places, **dict.fromkeys(opts[::2], "command line")})
     named = device is not None or "MODEL.DEVICE" in opts[::2]
     cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
     problem = _device_problem(cfg.MODEL.DEVICE)
-    if problem is not None and named:
-        raise InputError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which cannot be used here: {problem}; give "
-            "cpu, or leave it out"
-        )
+    if named:
+        check_device(cfg.MODEL.DEVICE)
     if problem is not None:
         _logger.warning("%s cannot be used here; going on with the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
@@ -112,6 +110,15 @@ def load_config(
     if chosen and cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.DTYPE == "float16":
         cfg.SOLVER.AMP.ENABLED = False
     return cfg
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that torch cannot put a tensor on."""
+    if (problem := _device_problem(device)) is not None:
+        raise InputError(
+            f"MODEL.DEVICE is {device!r}, which cannot be used here: {problem}; give cpu, or leave "
+            "it out"
+        )
 
 
 def _device_problem(device: str) -> str | None:

@@ -25,6 +25,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     """
     leaf = name.rpartition(".")[2]
     # A right name in the wrong section is likelier than a wrong name.
-    close = [k for k in known if k.rpartition(".")[2] == leaf][:3]
-    close += difflib.get_close_matches(name, known, n=2, cutoff=0.8)
+    close = [k for k in known if k.rpartition(".")[2] == leaf and k != name][:3]
+    folded = {k.casefold(): k for k in known}
+    close += [folded[k] for k in difflib.get_close_matches(name.casefold(), folded, 2, 0.8)]
     return f"; did you mean {' or '.join(dict.fromkeys(close))}?" if close else ""

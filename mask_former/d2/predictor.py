@@ -12,7 +12,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from torch import nn
 
-from .build.head import check_one_of
 from .build.model import build_model
 from .checkpoint import MaskFormerCheckpointer
 from .data.augmentation import ResizeShortestEdge
@@ -29,7 +28,11 @@ class Predictor(DefaultPredictor):
 
     def __init__(self, cfg: CfgNode) -> None:
         """Not Detectron2's, which would build and load the model in its own way."""
-        check_one_of(cfg, "INPUT.FORMAT", "RGB", "BGR")
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise InputError(
+                f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, which a predictor cannot make of a BGR "
+                "picture; give RGB or BGR"
+            )
         self.cfg = cfg.clone()
         self.model = build_model(self.cfg)
         MaskFormerCheckpointer(self.model, averaged=True).load(cfg.MODEL.WEIGHTS)

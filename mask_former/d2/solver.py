@@ -1,10 +1,7 @@
 """The SOLVER section as an optimizer and a learning-rate schedule (paper, section 4.2)."""
 
-import functools
 import itertools
 import logging
-import math
-import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .checks import check_config
 from .errors import InputError
 
 _logger = logging.getLogger(__name__)
@@ -60,31 +58,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     raise NotImplementedError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; give ADAMW or SGD")
 
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "SOLVER.IMS_PER_BATCH": (1, math.inf),
-    "SOLVER.ACCUMULATE": (1, math.inf),
-    "SOLVER.MAX_ITER": (0, math.inf),
-    "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
-    "SOLVER.BASE_LR": (0, math.inf),
-    "SOLVER.MOMENTUM": (0, 1),
-    "SOLVER.WARMUP_ITERS": (0, math.inf),
-    "SOLVER.WARMUP_FACTOR": (0, 1),
-    "SOLVER.BACKBONE_MULTIPLIER": (0, math.inf),
-    "SOLVER.WEIGHT_DECAY": (0, math.inf),
-    "SOLVER.WEIGHT_DECAY_NORM": (0, math.inf),
-    "SOLVER.WEIGHT_DECAY_EMBED": (0, math.inf),
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (0, math.inf),
-    "SOLVER.EMA_DECAY": (0, 1),
-    "SOLVER.CHECKPOINTS_KEPT": (0, math.inf),
-    "TEST.PATIENCE": (0, math.inf),
-    "SEED": (-math.inf, 2**32 - 1),
-}
-_NAMES = {
-    "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
-    "SOLVER.LR_SCHEDULER_NAME": ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR"),
-    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model", "norm", "value"),
-}
 # Keys of Detectron2 that the published models do not heed, and their defaults.
 _UNHEEDED = {"NESTEROV": False, "BIAS_LR_FACTOR": 1.0, "WEIGHT_DECAY_BIAS": None}
 
@@ -98,17 +71,9 @@ def check_solver(cfg: CfgNode) -> None:
     Raises:
         InputError: with the key, the value and what is allowed.
     """
-    for key, (least, most) in _RANGES.items():
-        value = _value(cfg, key)
-        if not least <= value <= most:  # also not of NaN
-            limits = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
-            limits = limits if least > -math.inf else f"{most:g} or less"
-            raise InputError(f"{key} is {value}; give {limits}")
+    check_config(cfg)
     if cfg.TEST.PATIENCE and not cfg.TEST.BEST_METRIC:
         raise InputError("TEST.PATIENCE needs TEST.BEST_METRIC, for example sem_seg/mIoU")
-    for key, names in _NAMES.items():
-        if (name := _value(cfg, key)) not in names:
-            raise InputError(f"{key} is {name!r}; give {', '.join(names[:-1])} or {names[-1]}")
     world, batch = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     if batch % world:
         raise InputError(
@@ -122,10 +87,6 @@ def check_solver(cfg: CfgNode) -> None:
                 name,
                 cfg.SOLVER[name],
             )
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    return functools.reduce(operator.getitem, key.split("."), cfg)
 
 
 def check_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
@@ -202,18 +163,9 @@ def flat_settings(node: CfgNode, prefix: str = "SOLVER.") -> dict[str, str]:
 
 
 def mixed_precision(cfg: CfgNode) -> torch.dtype | None:
-    """The type that ``SOLVER.AMP`` asks for; None for float32 alone.
-
-    Raises:
-        InputError: ``SOLVER.AMP.DTYPE`` is neither float16 nor bfloat16.
-    """
+    """The type that ``SOLVER.AMP`` asks for; None for float32 alone."""
     dtypes = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-    amp = cfg.SOLVER.AMP
-    if not amp.ENABLED:
-        return None
-    if amp.DTYPE not in dtypes:
-        raise InputError(f"SOLVER.AMP.DTYPE is {amp.DTYPE!r}; give {' or '.join(dtypes)}")
-    return dtypes[amp.DTYPE]
+    return dtypes[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None
 
 
 def _adamw(cfg: CfgNode, groups: list[dict[str, Any]]) -> torch.optim.AdamW:

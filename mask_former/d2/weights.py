@@ -9,7 +9,9 @@ import json
 import os
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.checkpoint.catalog import ModelCatalog
 from detectron2.utils.file_io import PathManager
 
 from .errors import InputError
@@ -35,6 +38,8 @@ _UNDECODABLE = (
     RuntimeError,
     TypeError,
     ValueError,
+    struct.error,
+    zlib.error,
 )
 # PyTorch tells the name in the midst of its advice.
 _REFUSED_BY_TORCH = re.compile(r"GLOBAL (\S+) (?:was not|whose)")
@@ -56,9 +61,10 @@ def read_weights(file: str, *, trusted: bool = False) -> dict[str, Any]:
     Raises:
         InputError: the file is no such file, or names something that weights do not need.
     """
+    _refuse_what_a_download_leaves(file)
     with _naming(file):
         content = _reader(file)(file, trusted)
-    checkpoint = _checkpoint(content) if isinstance(content, dict) else {"model": content}
+        checkpoint = _checkpoint(content) if isinstance(content, dict) else {"model": content}
     _check_weights(file, checkpoint["model"])
     return checkpoint
 
@@ -70,6 +76,7 @@ def fetch_weights(path: str) -> str:
         InputError: there is none, or it cannot be fetched.
     """
     path = os.path.expanduser(path)
+    _check_address(path)
     if "://" not in path and not os.path.isfile(path):
         raise Unreadable(f"no weights at {path}; mend MODEL.WEIGHTS, or fetch the file first")
     try:
@@ -93,6 +100,38 @@ def read_entry_of_record(file: str) -> Any:
                 return None
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         return content.get(RECORD_KEY) if isinstance(content, dict) else None
+
+
+def _refuse_what_a_download_leaves(file: str) -> None:
+    """Names the files that stand for one that was not fetched, which say so in their first line."""
+    with open(file, "rb") as stream:
+        start = stream.read(512).lstrip().lower()
+    reason = ""
+    if not start:
+        reason = "it is empty; fetch it again"
+    elif start.startswith(b"version https://git-lfs"):
+        reason = "it is a pointer of git-lfs; fetch the file itself with `git lfs pull`"
+    elif start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        reason = "it is a page of a web server; fetch the file itself"
+    if reason:
+        raise Unreadable(f"cannot read the weights {file}: {reason}")
+
+
+def _check_address(path: str) -> None:
+    """Refuses an address that Detectron2 has no way to fetch, such as ``s3://`` at first."""
+    scheme, separator, _ = path.partition("://")
+    if separator and not path.startswith(tuple(PathManager._path_handlers)):
+        known = ", ".join(sorted(p for p in PathManager._path_handlers if p.endswith("://")))
+        raise InputError(
+            f"MODEL.WEIGHTS is {path}, but Detectron2 cannot fetch {scheme}://; fetch the file "
+            f"first, give an address of {known}, or register a handler with Detectron2's "
+            "PathManager, for s3:// iopath's S3PathHandler, which needs the package boto3"
+        )
+    if scheme == "catalog":
+        try:
+            ModelCatalog.get(path.removeprefix("catalog://"))
+        except RuntimeError as error:
+            raise InputError(f"MODEL.WEIGHTS is {path}: {error}; give a file") from error
 
 
 def _reader(file: str) -> Callable[[str, bool], Any]:
@@ -153,8 +192,9 @@ def _checkpoint(content: dict[str, Any]) -> dict[str, Any]:
         model = content["model_state"]
         kept = {name: model[name] for name in model if not name.endswith("num_batches_tracked")}
         return {"model": kept, "__author__": "pycls", "matching_heuristics": True}
-    if any(isinstance(value, np.ndarray) for value in content.get("blobs", content).values()):
-        blobs = content.get("blobs", content)  # Caffe2; its ImageNet models have no "blobs"
+    blobs = content.get("blobs")  # Caffe2; its ImageNet models have none
+    blobs = blobs if isinstance(blobs, dict) else content
+    if any(isinstance(value, np.ndarray) for value in blobs.values()):
         model = {name: blobs[name] for name in blobs if not name.endswith("_momentum")}
         return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
     return {"model": content}

@@ -61,6 +61,19 @@ def records(caplog, monkeypatch):
     return caplog
 
 
+@pytest.mark.parametrize("entry", [torch.tensor(1.0), torch.zeros(0, 8)])
+def test_a_class_entry_without_a_row(tmp_path, entry):
+    weights = {**Model(11).state_dict(), "sem_seg_head.predictor.class_embed.weight": entry}
+    path = save(tmp_path / "w.pth", weights)
+    with pytest.raises(InputError, match=r"class_embed\.weight in .*w\.pth is of the shape \["):
+        MaskFormerCheckpointer(Model(11), strict_classes=False).load(path)
+
+
+def test_an_address_without_a_handler(tmp_path):
+    with pytest.raises(InputError, match="cannot fetch s3://"):
+        MaskFormerCheckpointer(Model(11)).load("s3://bucket/w.pth")
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_evaluation_refuses_other_classes(tmp_path, prefix):
     weights = {prefix + key: value for key, value in Model(19).state_dict().items()}

@@ -136,7 +136,7 @@ def test_a_base_file_is_refused(saved, tmp_path):
     [
         ("!!python/object/apply:os.mkdir [evil]", "tags that run code are refused"),
         ("MODEL: {NO_KEY: 1}", "unknown configuration key MODEL.NO_KEY"),
-        ("MODEL: 3", "Type mismatch"),
+        ("MODEL: 3", "MODEL is 3, but it is a section"),
         ("a: [", "not valid YAML"),
         ("a: \0", "not valid YAML"),
         ("3", "holds 3; a configuration is a map"),

@@ -180,7 +180,7 @@ def test_mixed_precision(opts, expected):
 
 def test_unknown_precision():
     with pytest.raises(InputError, match=r"AMP\.DTYPE is 'int8'; give float16 or bfloat16"):
-        mixed_precision(config("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "int8"))
+        check_solver(config("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "int8"))
 
 
 class Convolution(nn.Module):
@@ -347,15 +347,15 @@ def test_agrees_with_the_original(golden):
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("SOLVER.IMS_PER_BATCH", 0, "1 or more"),
-        ("SOLVER.CHECKPOINT_PERIOD", 0, "1 or more"),
-        ("SOLVER.MAX_ITER", -1, "0 or more"),
-        ("SOLVER.WARMUP_ITERS", -1, "0 or more"),
-        ("SOLVER.WEIGHT_DECAY", -0.1, "0 or more"),
-        ("SOLVER.MOMENTUM", 1.5, "0 to 1"),
-        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", -1.0, "0 or more"),
-        ("SEED", 2**40, "4.29497e+09 or less"),
-        ("SOLVER.OPTIMIZER", "adamw", "ADAMW or SGD"),
+        ("SOLVER.IMS_PER_BATCH", 0, "a whole number from 1 to 100000"),
+        ("SOLVER.CHECKPOINT_PERIOD", 0, "a whole number of 1 or more"),
+        ("SOLVER.MAX_ITER", -1, "a whole number of 0 or more"),
+        ("SOLVER.WARMUP_ITERS", -1, "a whole number of 0 or more"),
+        ("SOLVER.WEIGHT_DECAY", -0.1, "a number of 0 or more"),
+        ("SOLVER.MOMENTUM", 1.5, "a number from 0 to 1"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", -1.0, "a number of 0 or more"),
+        ("SEED", 2**40, "a whole number of 4294967295 or less"),
+        ("SOLVER.OPTIMIZER", "adamw", "ADAMW or SGD; did you mean ADAMW?"),
         ("SOLVER.LR_SCHEDULER_NAME", "Poly", "WarmupPolyLR, WarmupMultiStepLR or WarmupCosineLR"),
         ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all", "full_model, norm or value"),
     ],
@@ -370,7 +370,7 @@ def test_what_no_run_can_be_trained_with(key, value, allowed):
 def test_no_number_at_all():
     cfg = config()
     cfg.SOLVER.BASE_LR = float("nan")
-    with pytest.raises(InputError, match=r"SOLVER\.BASE_LR is nan; give 0 or more"):
+    with pytest.raises(InputError, match=r"SOLVER\.BASE_LR is nan; give a number of 0 or more"):
         check_solver(cfg)
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from mask_former.d2.errors import InputError
-from mask_former.d2.weights import read_weights
+from mask_former.d2.weights import fetch_weights, read_weights
 
 ARRAYS = {
     "plain": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -277,4 +277,39 @@ def test_broken_files(tmp_path, extension, content):
 )
 def test_no_weights(tmp_path, content, message):
     with pytest.raises(InputError, match=message):
+        read_weights(write_pickle(tmp_path / "w.pkl", content))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of git-lfs"),
+        (b"\n <!DOCTYPE html><html></html>", "a page of a web server"),
+        (b"<?xml version='1.0'?><Error/>", "a page of a web server"),
+        (b" \n", "it is empty"),
+    ],
+)
+def test_what_a_download_leaves(tmp_path, content, expected):
+    path = tmp_path / "w.pth"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"cannot read the weights .*: it is .*") as caught:
+        read_weights(str(path))
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("s3://bucket/w.pth", "Detectron2 cannot fetch s3://; fetch the file first"),
+        ("catalog://nothing", "model not present in the catalog: nothing; give a file"),
+    ],
+)
+def test_addresses_that_nobody_knows(address, expected):
+    with pytest.raises(InputError, match=f"MODEL.WEIGHTS is {address}.*{expected}"):
+        fetch_weights(address)
+
+
+@pytest.mark.parametrize("content", [{"blobs": None}, {"blobs": {}}, {"model_state": None}])
+def test_forms_without_weights(tmp_path, content):
+    with pytest.raises(InputError, match=r"w\.pkl"):
         read_weights(write_pickle(tmp_path / "w.pkl", content))

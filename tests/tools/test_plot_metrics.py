@@ -67,3 +67,20 @@ def test_runs_of_the_same_name_have_a_curve_each(run, tmp_path, monkeypatch):
 def test_a_run_that_is_named_twice_is_refused(run, tmp_path):
     with pytest.raises(SystemExit, match="the same folder is named twice"):
         plot_metrics.main([str(run), f"{run}/../tiny", "--output", str(tmp_path / "x.png")])
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[1]", "5", '{"total_loss": 1}', "\\xff", '{"iteration": null}']
+)
+def test_what_no_training_writes(run, tmp_path, line):
+    (run / "metrics.json").write_text(line.replace("null}", 'null, "total_loss": 1}'))
+    with pytest.raises(
+        SystemExit, match=r"error: .*tiny/metrics\.json is not what a training writ"
+    ):
+        plot_metrics.main([str(run), "--output", str(tmp_path / "x.png")])
+
+
+@pytest.mark.parametrize("output", ["none/x.png", "x.xyz", "tiny"])
+def test_a_picture_that_cannot_be_written(run, tmp_path, output):
+    with pytest.raises(SystemExit, match=f"error: .*{output}"):
+        plot_metrics.main([str(run), "--output", str(tmp_path / output)])

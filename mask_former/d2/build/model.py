@@ -1,6 +1,5 @@
 """Builds whole models from ``cfg.MODEL``; heads and backbones have builders in their own files."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -23,17 +22,25 @@ from ...modeling.head import MaskFormerHead, takes_padding
 from ...modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 from ...modeling.swin import SwinTransformer
 from ...structures import InferenceOptions, LossWeights
-from ..config import INFERENCE_ARGUMENTS, POINT_ARGUMENTS, WEIGHT_ARGUMENTS, arguments_from
+from ..checks import check_config
+from ..config import (
+    INFERENCE_ARGUMENTS,
+    POINT_ARGUMENTS,
+    WEIGHT_ARGUMENTS,
+    arguments_from,
+    check_device,
+)
 from ..data.checks import check_name
 from ..data.datasets import register_descriptions
 from ..errors import InputError
 from ..gradient_checkpointing import recompute_blocks
-from .head import check_at_least, check_one_of, check_query_for_each_class
+from .head import check_query_for_each_class
 from .registry import CRITERION_REGISTRY, MATCHER_REGISTRY, get, register
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
     """The whole model on its device, without weights; our components before others' of the name."""
+    check_device(cfg.MODEL.DEVICE)
     name = cfg.MODEL.META_ARCHITECTURE
     if name == "SemanticSegmentor":
         model = SemanticSegmentor(**_semantic_segmentor_arguments(cfg))
@@ -107,6 +114,7 @@ def mask_former_arguments(cfg: CfgNode) -> dict[str, Any]:
 
 def _network_arguments(cfg: CfgNode) -> dict[str, Any]:
     """Backbone, head and normalisation, which both meta-architectures take under these names."""
+    check_config(cfg)
     register_descriptions(cfg)  # other people's trainers build the model first
     # Detectron2's build_backbone would take another package's component of the same name.
     build = get(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
@@ -123,15 +131,13 @@ def _network_arguments(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _inference_options(cfg: CfgNode) -> InferenceOptions:
-    options, prefix = cfg.MODEL.MASK_FORMER.TEST, "MODEL.MASK_FORMER.TEST"
+    options = cfg.MODEL.MASK_FORMER.TEST
     by_segments = options.PANOPTIC_ON or options.INSTANCE_ON
     if not (options.SEMANTIC_ON or by_segments):
         raise InputError(
-            f"{prefix} has SEMANTIC_ON, PANOPTIC_ON and INSTANCE_ON all False: the model would "
-            "give no result; turn at least one on"
+            "MODEL.MASK_FORMER.TEST has SEMANTIC_ON, PANOPTIC_ON and INSTANCE_ON all False: the "
+            "model would give no result; turn at least one on"
         )
-    check_one_of(cfg, f"{prefix}.SEMANTIC_INFERENCE", "marginal", "general")
-    check_one_of(cfg, f"{prefix}.SEM_SEG_OUTPUT", "scores", "labels")
     inference = InferenceOptions(**arguments_from(options, INFERENCE_ARGUMENTS))
     return inference._replace(
         general_semantic=options.SEMANTIC_INFERENCE == "general",
@@ -188,19 +194,12 @@ def build_fixed_matcher(cfg: CfgNode) -> Matcher:
 def build_set_criterion(cfg: CfgNode, matcher: Matcher) -> SetCriterion:
     """The paper's losses."""
     options, prefix = cfg.MODEL.MASK_FORMER, "MODEL.MASK_FORMER"
-    at_least_0 = ("NO_OBJECT_WEIGHT", *WEIGHT_ARGUMENTS, "TRAIN_NUM_POINTS")
-    check_at_least(cfg, 0, *(f"{prefix}.{key}" for key in (*at_least_0, "IMPORTANCE_SAMPLE_RATIO")))
-    check_at_least(cfg, 1, f"{prefix}.OVERSAMPLE_RATIO")
-    if (share := options.IMPORTANCE_SAMPLE_RATIO) > 1:
-        raise InputError(f"{prefix}.IMPORTANCE_SAMPLE_RATIO is {share}; it must be at most 1")
     num_classes, class_weights = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, options.CLASS_WEIGHTS
     if class_weights and len(class_weights) != num_classes:
         raise InputError(
             f"{prefix}.CLASS_WEIGHTS has {len(class_weights)} numbers for {num_classes} classes; "
             "give one for each, or none"
         )
-    if any(not 0 <= weight < math.inf for weight in class_weights):
-        raise InputError(f"{prefix}.CLASS_WEIGHTS is {class_weights}; give numbers of 0 or more")
     points = PointOptions(options.TRAIN_NUM_POINTS, **arguments_from(options, POINT_ARGUMENTS))
     return SetCriterion(
         num_classes=num_classes,

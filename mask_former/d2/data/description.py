@@ -21,8 +21,8 @@ import re
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from ..config_merging import read_yaml
 from ..errors import InputError, did_you_mean
+from ..yaml_reading import read_yaml
 from .reading import LabelValues, naming, pack_color, unpack_color
 
 TASKS = ("semantic", "panoptic", "instance")
@@ -135,7 +135,7 @@ def read_description(file: str) -> Description:
     Raises:
         InputError: the file is missing or broken, has unknown keys, or contradicts itself.
     """
-    content = read_yaml(file, "description of a data set")
+    content = read_yaml(file, "description of a data set").content
     _check_keys(file, "the description", content, (*_KEYS, "splits"))
     for key in ("name", "classes", "splits"):
         if not content.get(key):

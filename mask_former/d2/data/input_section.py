@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
+from ..checks import check_config
 from ..errors import InputError
 from .augmentation import Augmentations, ColorJitter, ResizeScale, ResizeShortestEdge
 from .checks import check_name
@@ -26,15 +27,15 @@ def training_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
 
 def detr_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
     """What the mapper with the augmentation of DETR takes from a configuration."""
-    flip = _flips(cfg) if is_train else []
     return {
         **_shared_arguments(cfg, is_train),
         "crop_gen": _detr_crop(cfg) if cfg.INPUT.CROP.ENABLED and is_train else None,
-        "tfm_gens": [*flip, _resize(cfg, is_train)],
+        "tfm_gens": [*(_flips(cfg) if is_train else []), _resize(cfg, is_train)],
     }
 
 
 def _shared_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
+    check_config(cfg)
     register_descriptions(cfg)
     return {
         "is_train": is_train,
@@ -115,10 +116,8 @@ def _scale_jitter(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
 
 
 def _flips(cfg: CfgNode) -> Augmentations:
-    axes = ("horizontal", "vertical")
-    if (axis := cfg.INPUT.RANDOM_FLIP) not in (*axes, "none"):
-        raise InputError(f"INPUT.RANDOM_FLIP is {axis!r}; set it to horizontal, vertical or none")
-    chosen = {each: each == axis for each in axes}
+    axis = cfg.INPUT.RANDOM_FLIP
+    chosen = {each: each == axis for each in ("horizontal", "vertical")}
     return [T.RandomFlip(**chosen)] if axis != "none" else []
 
 

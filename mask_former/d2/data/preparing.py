@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..arguments import positive
 from ..errors import InputError
 from .reading import describe_root, naming
 
@@ -39,15 +40,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
     cores = os.cpu_count() or 1
     made.add_argument(
-        "--workers", type=_positive, default=cores, help=f"processes (default: all {cores} cores)"
+        "--workers", type=positive, default=cores, help=f"processes (default: all {cores} cores)"
     )
     return made
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
-    return int(text)
 
 
 @contextmanager

@@ -1,12 +1,33 @@
 """Files of a run, each of which is whole or not there."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from ..errors import InputError
+
 _UNFINISHED = ".unfinished"
+
+
+def require_writable(folder: str) -> None:
+    """Makes a folder, unless it is there, and writes a file in it to see whether one can.
+
+    Raises:
+        InputError: one cannot.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b" ")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"OUTPUT_DIR is {folder!r}, where no file can be written: {reason}; name a folder that "
+            "can be written to"
+        ) from error
 
 
 @contextmanager

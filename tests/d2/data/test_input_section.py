@@ -86,7 +86,7 @@ def test_random_flip_has_an_axis_or_is_none(cfg, kind):
         assert found == {picture.tobytes(), flipped.tobytes()}
 
     cfg.INPUT.RANDOM_FLIP = "vertikal"
-    with pytest.raises(InputError, match=r"RANDOM_FLIP is 'vertikal'; set it to horizontal, vert"):
+    with pytest.raises(InputError, match=r"RANDOM_FLIP is 'vertikal'; give horizontal, vert"):
         kind(cfg, True)
 
 

@@ -37,7 +37,7 @@ def test_else_the_file_decides(tmp_path, log):
 
 @pytest.mark.parametrize(
     ("weights", "fault"),
-    [([1.0], "has 1 numbers for 11 classes"), ([-1.0] * 11, "give numbers of 0 or more")],
+    [([1.0], "has 1 numbers for 11 classes"), ([-1.0] * 11, "each a number of 0 or more")],
 )
 def test_weights_that_cannot_be(tmp_path, weights, fault):
     with pytest.raises(InputError, match=rf"CLASS_WEIGHTS .*{fault}"):

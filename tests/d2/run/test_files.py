@@ -11,7 +11,7 @@ from torch import nn
 
 from mask_former.d2.checkpoint import Diverged, MaskFormerCheckpointer
 from mask_former.d2.errors import InputError
-from mask_former.d2.run.files import remove_unfinished, replacing
+from mask_former.d2.run.files import remove_unfinished, replacing, require_writable
 
 
 def test_what_lay_there_stays_if_anything_goes_wrong(tmp_path):
@@ -106,3 +106,18 @@ def test_another_model_is_refused_by_name_and_shape(tmp_path):
         InputError, match=r"weight is \(100, 100\) in the file, \(50, 100\) in the configuration"
     ):
         resumed.resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300, "a\0b"])
+def test_a_folder_that_cannot_be_written_to(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InputError, match=r"OUTPUT_DIR is .*, where no file can be written: .*; name"
+    ):
+        require_writable(str(tmp_path / name))
+
+
+def test_a_folder_that_can_be_written_to_stays_as_it_is(tmp_path):
+    require_writable(str(tmp_path / "a" / "b"))
+    require_writable(str(tmp_path / "a" / "b"))
+    assert list((tmp_path / "a" / "b").iterdir()) == []

@@ -1,0 +1,1 @@
+"""Inputs that are wrong, by the hundred: ``python -m tests.bad_inputs`` tries them and counts."""
