@@ -342,6 +342,6 @@ def test_instances_of_other_classes(cfg):
 def test_a_batch_that_is_too_small_for_batch_norm(images, tmp_path):
     cfg = tiny_cfg(tmp_path, {"SOLVER.IMS_PER_BATCH": 1, "INPUT.SIZE_DIVISIBILITY": 32})
     with pytest.raises(
-        InputError, match=r"batch norm needs more than one value, .* IMS_PER_BATCH 1"
+        InputError, match=r"batch norm needs more than one value, .* SOLVER.IMS_PER_BATCH 1 are"
     ):
         Trainer(cfg).train()
