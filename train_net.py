@@ -30,16 +30,15 @@ from detectron2.utils.env import seed_all_rng
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from mask_former.d2.allocation import keep_freed_memory
-from mask_former.d2.arguments import share
 from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer, average_weights
+from mask_former.d2.commands.arguments import share
+from mask_former.d2.commands.importing import add_import_argument, import_code
 from mask_former.d2.config import load_config
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.describing.command import add_arguments, tell
 from mask_former.d2.describing.describe import Request, describe
 from mask_former.d2.errors import InputError
 from mask_former.d2.fuse_norms import optimize_for_inference
-from mask_former.d2.importing import add_import_argument, import_code
-from mask_former.d2.model_record import load_trained_config
 from mask_former.d2.run.batch_scaling import scale_batch
 from mask_former.d2.run.dry_run import dry_run
 from mask_former.d2.run.files import replacing, require_writable
@@ -48,6 +47,7 @@ from mask_former.d2.run.randomness import set_deterministic
 from mask_former.d2.run.terminal import open_logs
 from mask_former.d2.solver import check_solver
 from mask_former.d2.trainer import Trainer
+from mask_former.d2.weights.record import load_trained_config
 
 _logger = logging.getLogger("mask_former.train_net")
 

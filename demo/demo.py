@@ -28,13 +28,13 @@ from PIL import Image
 from predictor import VisualizationDemo
 from video import name_video, open_capture, write_video
 
-from mask_former.d2.arguments import share
+from mask_former.d2.commands.arguments import share
+from mask_former.d2.commands.importing import add_import_argument, import_code
 from mask_former.d2.data.reading import read_image
 from mask_former.d2.errors import InputError
-from mask_former.d2.importing import add_import_argument, import_code
-from mask_former.d2.model_record import load_trained_config, read_record
 from mask_former.d2.visualization.regions import Found
 from mask_former.d2.visualization.saving import SAVERS
+from mask_former.d2.weights.record import load_trained_config, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "ade20k-150" / "maskformer_R50_bs16_160k.yaml"

@@ -13,7 +13,7 @@ from detectron2.structures import ImageList, Instances
 
 from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.configuring.merging import merge_opts, merge_yaml
 from tests.golden import inputs
 from tests.golden_numbers import (
     FLOAT32,

@@ -34,16 +34,16 @@ from fvcore.nn.jit_handles import get_shape
 from torch import nn
 from tqdm import tqdm
 
-from mask_former.d2.arguments import positive
 from mask_former.d2.build.model import build_model
+from mask_former.d2.commands.arguments import positive
+from mask_former.d2.commands.importing import add_import_argument, import_code
 from mask_former.d2.data.checks import check_dataset
 from mask_former.d2.data.datasets import register_descriptions
 from mask_former.d2.data.mappers import EvaluationMapper
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.errors import InputError
-from mask_former.d2.importing import add_import_argument, import_code
 from mask_former.d2.meta_arch import MaskFormer
-from mask_former.d2.model_record import load_trained_config
+from mask_former.d2.weights.record import load_trained_config
 
 GIGA, MEGA = 1e9, 1e6
 ATTENTION = "aten::scaled_dot_product_attention"

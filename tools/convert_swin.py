@@ -10,9 +10,9 @@ directory.
 
 from collections.abc import Sequence
 
-from mask_former.d2.converting import Weights, convert_file, parse_args
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.errors import InputError
+from mask_former.d2.weights.converting import Weights, convert_file, parse_args
 
 
 def convert(weights: Weights) -> Weights:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mask_former.d2.converting import Weights, convert_file, parse_args
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.errors import InputError
+from mask_former.d2.weights.converting import Weights, convert_file, parse_args
 
 # In this order; each is a pattern and what takes its place.
 RENAMINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (

@@ -12,17 +12,17 @@ from typing import Any
 
 # First: it says in one sentence what is missing.
 import mask_former.d2  # noqa: F401  # isort: skip
-from mask_former.d2.checks import leaves
 from mask_former.d2.config import get_mask_former_cfg
+from mask_former.d2.configuring.checks import leaves
+from mask_former.d2.configuring.keys import KEYS
 from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.keys import KEYS
 
 INTRODUCTION = """\
 # Keys of a configuration
 
 All keys that a run reads, written by `tools/document_keys.py` from the table
-(`mask_former/d2/keys.py`) that every configuration is checked by before anything is built. The
-last column says whose a key is: of the paper (*Per-Pixel Classification is Not All You Need for
+(`mask_former/d2/configuring/keys.py`) that every configuration is checked by before anything is
+built. The last column says whose a key is: of the paper (*Per-Pixel Classification is Not All You Need for
 Semantic Segmentation*), with the section that explains it, of the code that was published with it,
 of Detectron2, or ours, whose defaults change nothing of what was published. Detectron2 and DeepLab
 have further keys, which nothing here reads.

@@ -22,6 +22,7 @@ from pycocotools import mask as mask_util
 from tabulate import tabulate
 from tqdm import tqdm
 
+from mask_former.d2.commands.importing import add_import_argument, import_code
 from mask_former.d2.data.checks import check_dataset
 from mask_former.d2.data.datasets import register_all, register_descriptions
 from mask_former.d2.data.entries import check_segmentation
@@ -29,7 +30,6 @@ from mask_former.d2.data.json_files import read_json
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.data.reading import read_label_map
 from mask_former.d2.errors import InputError
-from mask_former.d2.importing import add_import_argument, import_code
 
 MIN_IOU = 0.5  # a segment is found if its IoU is above this
 MAX_VOID = 0.5  # a prediction with a larger share of void is not held against the model

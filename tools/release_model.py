@@ -23,9 +23,9 @@ import yaml
 
 from mask_former.d2.data.preparing import replacing, telling_errors
 from mask_former.d2.errors import InputError
-from mask_former.d2.model_record import ModelRecord
-from mask_former.d2.weights import RECORD_KEY, read_weights
-from mask_former.d2.zoo import zoo_config
+from mask_former.d2.weights.reading import RECORD_KEY, read_weights
+from mask_former.d2.weights.record import ModelRecord
+from mask_former.d2.weights.zoo import zoo_config
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
 PUBLIC = "detectron2://"  # addresses that are the same for everybody

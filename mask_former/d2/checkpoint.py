@@ -12,12 +12,12 @@ from detectron2.checkpoint import DetectionCheckpointer
 from tabulate import tabulate
 from torch import nn
 
-from .class_layer import check_class_entries, go_over_by_name, other_class_counts
 from .errors import InputError
-from .model_record import ModelRecord
 from .run.files import remove_unfinished, replacing
-from .weights import RECORD_KEY, Unreadable, fetch_weights, read_weights
-from .zoo import zoo_class_names
+from .weights.class_layer import check_class_entries, go_over_by_name, other_class_counts
+from .weights.reading import RECORD_KEY, Unreadable, fetch_weights, read_weights
+from .weights.record import ModelRecord
+from .weights.zoo import zoo_class_names
 
 AVERAGE = "ema"
 """Where a file has the moving average of the weights, beside the weights."""

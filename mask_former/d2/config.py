@@ -13,8 +13,8 @@ from ..functional.points import PointOptions
 from ..modeling.mask_decoder import TransformerMaskDecoder
 from ..modeling.swin import SwinTransformer
 from ..structures import InferenceOptions, LossWeights
-from .checks import check_config
-from .config_merging import merge_opts, merge_yaml
+from .configuring.checks import check_config
+from .configuring.merging import merge_opts, merge_yaml
 from .errors import InputError
 
 _logger = logging.getLogger(__name__)

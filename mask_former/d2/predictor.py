@@ -17,7 +17,7 @@ from .checkpoint import MaskFormerCheckpointer
 from .data.augmentation import ResizeShortestEdge
 from .errors import InputError
 from .fuse_norms import optimize_for_inference
-from .model_record import load_trained_config
+from .weights.record import load_trained_config
 
 Sample = dict[str, Any]
 Result = dict[str, Any]

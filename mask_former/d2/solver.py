@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .checks import check_config
+from .configuring.checks import check_config
 from .errors import InputError
 
 _logger = logging.getLogger(__name__)

@@ -35,7 +35,6 @@ from .data.mappers import (
 from .errors import InputError
 from .evaluating import EvaluatingTrainer
 from .mixed_precision import MixedPrecisionTrainer
-from .model_record import ModelRecord
 from .run.accumulation import AccumulatingTrainer, check_parts, unwrapped
 from .run.averaging import MovingAverage
 from .run.class_weights import keep_class_weights
@@ -63,6 +62,7 @@ from .solver import (
     mixed_precision,
     settings_kept,
 )
+from .weights.record import ModelRecord
 
 _MAPPERS = {
     "mask_former_semantic": MaskFormerSemanticDatasetMapper,

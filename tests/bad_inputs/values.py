@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from mask_former.d2.checks import leaves
 from mask_former.d2.config import get_mask_former_cfg, load_config
-from mask_former.d2.keys import KEYS
+from mask_former.d2.configuring.checks import leaves
+from mask_former.d2.configuring.keys import KEYS
 from mask_former.d2.predictor import Predictor
 from mask_former.d2.trainer import Trainer
 from mask_former.d2.tta import SemanticSegmentorWithTTA

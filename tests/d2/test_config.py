@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
 from mask_former.d2.config import add_mask_former_config, get_mask_former_cfg, load_config
-from mask_former.d2.config_merging import merge_yaml
+from mask_former.d2.configuring.merging import merge_yaml
 from mask_former.d2.errors import InputError
 from tests.golden_numbers import flat
 

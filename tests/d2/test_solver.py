@@ -12,7 +12,7 @@ from torch import nn
 
 from mask_former.d2.build.model import build_model
 from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.configuring.merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
 from mask_former.d2.solver import (
     build_lr_scheduler,

@@ -11,7 +11,7 @@ import demo
 from mask_former.d2.build.model import build_model
 from mask_former.d2.checkpoint import MaskFormerCheckpointer
 from mask_former.d2.config import load_config
-from mask_former.d2.model_record import ModelRecord
+from mask_former.d2.weights.record import ModelRecord
 from tests.demo.running import CONFIG, PANOPTIC, SHAPES, read, sentence
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mask_former.d2.config import load_config
-from mask_former.d2.model_record import ModelRecord
+from mask_former.d2.weights.record import ModelRecord
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ADE20K = CONFIGS / "ade20k-150"

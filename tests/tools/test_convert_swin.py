@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from mask_former.d2.weights import read_weights
+from mask_former.d2.weights.reading import read_weights
 
 WEIGHTS = {
     "patch_embed.proj.weight": torch.arange(12.0).reshape(1, 3, 2, 2),

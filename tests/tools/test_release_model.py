@@ -11,9 +11,9 @@ import yaml
 from mask_former.d2.build.model import build_model
 from mask_former.d2.checkpoint import MaskFormerCheckpointer
 from mask_former.d2.config import load_config
-from mask_former.d2.model_record import ModelRecord, read_record
 from mask_former.d2.predictor import load_predictor
-from mask_former.d2.weights import RECORD_KEY, read_weights
+from mask_former.d2.weights.reading import RECORD_KEY, read_weights
+from mask_former.d2.weights.record import ModelRecord, read_record
 
 SHAPES = str(Path(__file__).parents[2] / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml")
 METRICS = [

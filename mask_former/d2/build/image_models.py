@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import InputError, did_you_mean
-from ..weights import read_weights
+from ..weights.reading import read_weights
 from .registry import register
 
 _logger = logging.getLogger(__name__)

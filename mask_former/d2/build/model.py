@@ -22,7 +22,6 @@ from ...modeling.head import MaskFormerHead, takes_padding
 from ...modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 from ...modeling.swin import SwinTransformer
 from ...structures import InferenceOptions, LossWeights
-from ..checks import check_config
 from ..config import (
     INFERENCE_ARGUMENTS,
     POINT_ARGUMENTS,
@@ -30,6 +29,7 @@ from ..config import (
     arguments_from,
     check_device,
 )
+from ..configuring.checks import check_config
 from ..data.checks import check_name
 from ..data.datasets import register_descriptions
 from ..errors import InputError

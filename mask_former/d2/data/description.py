@@ -21,8 +21,8 @@ import re
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from ..configuring.yaml_reading import read_yaml
 from ..errors import InputError, did_you_mean
-from ..yaml_reading import read_yaml
 from .reading import LabelValues, naming, pack_color, unpack_color
 
 TASKS = ("semantic", "panoptic", "instance")

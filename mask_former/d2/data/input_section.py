@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
-from ..checks import check_config
+from ..configuring.checks import check_config
 from ..errors import InputError
 from .augmentation import Augmentations, ColorJitter, ResizeScale, ResizeShortestEdge
 from .checks import check_name

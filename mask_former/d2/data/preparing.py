@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..arguments import positive
+from ..commands.arguments import positive
 from ..errors import InputError
 from .reading import describe_root, naming
 

@@ -12,11 +12,11 @@ from ..data.counting import SplitSurvey
 from ..data.description import Description, read_description
 from ..data.survey import Survey, survey
 from ..errors import InputError
-from ..model_record import read_record
 from ..run.files import replacing
 from ..visualization.survey_report import write_report
-from ..weights import fetch_weights
-from ..zoo import zoo_config
+from ..weights.reading import fetch_weights
+from ..weights.record import read_record
+from ..weights.zoo import zoo_config
 from .filling import Choices, Facts, config_text, fill
 from .recognition import description_text, recognize
 

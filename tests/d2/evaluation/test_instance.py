@@ -129,7 +129,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BitMasks, Instances
 from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts
+from mask_former.d2.configuring.merging import merge_opts
 from mask_former.d2.data.annotations import paint, read_panoptic_map
 from mask_former.d2.trainer import Trainer
 

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
 from mask_former.d2.trainer import Trainer
-from mask_former.d2.weights import RECORD_KEY
+from mask_former.d2.weights.reading import RECORD_KEY
 
 
 class At(HookBase):

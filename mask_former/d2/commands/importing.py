@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import InputError
+from ..errors import InputError
 
 
 def add_import_argument(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ import yaml
 from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
-from .errors import InputError, did_you_mean
+from ..errors import InputError, did_you_mean
 from .keys import KEYS
 from .rules import shown
 from .yaml_reading import FETCHED, YamlFile, parse_yaml, read_yaml

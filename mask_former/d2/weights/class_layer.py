@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from ..modeling.per_pixel import PerPixelBaselinePlusHead
-from .errors import InputError
+from ...modeling.per_pixel import PerPixelBaselinePlusHead
+from ..errors import InputError
 
 Weights = dict[str, Any]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .data.preparing import replacing
-from .errors import InputError
-from .weights import read_weights
+from ..data.preparing import replacing
+from ..errors import InputError
+from .reading import read_weights
 
 Weights = dict[str, Any]
 """Arrays or tensors by name."""

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from mask_former.d2.errors import InputError
-from mask_former.d2.weights import fetch_weights, read_weights
+from mask_former.d2.weights.reading import fetch_weights, read_weights
 
 ARRAYS = {
     "plain": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .errors import did_you_mean
+from ..errors import did_you_mean
 
 LARGEST = 2**63 - 1  # of a tensor's integers
 

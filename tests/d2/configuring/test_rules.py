@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from mask_former.d2 import rules
-from mask_former.d2.rules import (
+from mask_former.d2.configuring import rules
+from mask_former.d2.configuring.rules import (
     NAME,
     SWITCH,
     TEXT,

@@ -13,12 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from .. import __version__
-from .config import get_mask_former_cfg, load_config
-from .config_merging import merge_text
-from .data.datasets import register_descriptions
-from .errors import InputError
-from .weights import fetch_weights, read_entry_of_record
+from ... import __version__
+from ..config import get_mask_former_cfg, load_config
+from ..configuring.merging import merge_text
+from ..data.datasets import register_descriptions
+from ..errors import InputError
+from .reading import fetch_weights, read_entry_of_record
 from .zoo import zoo_config
 
 Class = dict[str, Any]

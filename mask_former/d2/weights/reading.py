@@ -22,10 +22,10 @@ import torch
 from detectron2.checkpoint.catalog import ModelCatalog
 from detectron2.utils.file_io import PathManager
 
-from .errors import InputError
+from ..errors import InputError
 
 RECORD_KEY = "mask_former"
-"""What a file says of its model stands here, see ``model_record``; other programs ignore it."""
+"""What a file says of its model stands here, see ``record``; other programs ignore it."""
 
 _UNDECODABLE = (
     pickle.UnpicklingError,

@@ -8,15 +8,15 @@ from detectron2.config import get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
 from mask_former.d2.build.model import build_model
-from mask_former.d2.checks import check_config, leaves
 from mask_former.d2.config import get_mask_former_cfg, load_config
+from mask_former.d2.configuring.checks import check_config, leaves
+from mask_former.d2.configuring.keys import KEYS
 from mask_former.d2.data.mappers import MaskFormerSemanticDatasetMapper
 from mask_former.d2.errors import InputError
-from mask_former.d2.keys import KEYS
 from mask_former.d2.solver import check_solver
 from tests.d2 import tiny_models as tiny
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def test_every_configuration_of_the_project_is_right():

@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from .errors import InputError
+from ..errors import InputError
 from .keys import KEYS
 from .rules import is_finite, shown
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 from detectron2.utils.file_io import PathManager
 
-from .errors import InputError
+from ..errors import InputError
 from .rules import shown
 
 _SCALES_TAG = "tag:yaml.org,2002:python/object/apply:eval"

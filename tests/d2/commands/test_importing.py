@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mask_former.d2.commands.importing import add_import_argument, import_code
 from mask_former.d2.errors import InputError
-from mask_former.d2.importing import add_import_argument, import_code
 
 
 @pytest.fixture(autouse=True)

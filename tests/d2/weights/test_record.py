@@ -16,18 +16,18 @@ from mask_former.d2.build.model import build_model
 from mask_former.d2.checkpoint import MaskFormerCheckpointer
 from mask_former.d2.config import load_config
 from mask_former.d2.errors import InputError
-from mask_former.d2.model_record import (
+from mask_former.d2.predictor import load_predictor
+from mask_former.d2.visualization.regions import class_metadata
+from mask_former.d2.weights.reading import RECORD_KEY, read_weights
+from mask_former.d2.weights.record import (
     ModelRecord,
     classes_of,
     known_classes,
     load_trained_config,
     read_record,
 )
-from mask_former.d2.predictor import load_predictor
-from mask_former.d2.visualization.regions import class_metadata
-from mask_former.d2.weights import RECORD_KEY, read_weights
 
-SHAPES = str(Path(__file__).parents[2] / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml")
+SHAPES = str(Path(__file__).parents[3] / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml")
 NAMES = ["sky", "grass", "water", "disc", "square", "triangle", "star"]
 
 

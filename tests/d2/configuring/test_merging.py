@@ -9,7 +9,7 @@ import pytest
 from detectron2.config import CfgNode
 
 from mask_former.d2.config import get_mask_former_cfg
-from mask_former.d2.config_merging import merge_opts, merge_yaml
+from mask_former.d2.configuring.merging import merge_opts, merge_yaml
 from mask_former.d2.errors import InputError
 
 SCALES = '!!python/object/apply:eval ["[int(x * 0.1 * 512) for x in range(5, 21)]"]'

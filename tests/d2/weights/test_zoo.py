@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mask_former.d2.config import load_config
-from mask_former.d2.zoo import zoo_class_names, zoo_config
+from mask_former.d2.weights.zoo import zoo_class_names, zoo_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TABLE = json.loads((ROOT / "mask_former" / "d2" / "zoo.json").read_text())
 
 

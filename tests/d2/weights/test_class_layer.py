@@ -9,8 +9,8 @@ import torch
 from mask_former.d2.build.model import build_model
 from mask_former.d2.checkpoint import MaskFormerCheckpointer
 from mask_former.d2.errors import InputError
-from mask_former.d2.model_record import ModelRecord
-from mask_former.d2.weights import RECORD_KEY
+from mask_former.d2.weights.reading import RECORD_KEY
+from mask_former.d2.weights.record import ModelRecord
 from tests.d2.tiny_models import BASELINE, PLUS, make_cfg
 
 PREDICTOR = "sem_seg_head.predictor"

@@ -1,0 +1,1 @@
+"""What a configuration may hold, and how YAML and the command line become one."""
