@@ -1,8 +1,8 @@
 """All keys that a run reads: what each may be, what it means, and where it comes from.
 
 :func:`mask_former.d2.configuring.checks.check_config` holds a configuration against this table
-before anything is built, and ``tools/document_keys.py`` writes docs/KEYS.md from it. Defaults stand in
-``config.py`` and in Detectron2.
+before anything is built, and ``tools/document_keys.py`` writes docs/KEYS.md from it. Defaults stand
+in ``config.py`` and in Detectron2.
 """
 
 from typing import NamedTuple
