@@ -24,8 +24,8 @@ All keys that a run reads, written by `tools/document_keys.py` from the table
 (`mask_former/d2/configuring/keys.py`) that every configuration is checked by before anything is
 built. The last column says whose a key is: of the paper (*Per-Pixel Classification is Not All You
 Need for Semantic Segmentation*), with the section that explains it, of the code that was published
-with it, of Detectron2, or ours, whose defaults change nothing of what was published. Detectron2 and DeepLab
-have further keys, which nothing here reads.
+with it, of Detectron2, or ours, whose defaults change nothing of what was published. Detectron2
+and DeepLab have further keys, which nothing here reads.
 """
 
 

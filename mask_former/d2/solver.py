@@ -72,8 +72,19 @@ def check_solver(cfg: CfgNode) -> None:
         InputError: with the key, the value and what is allowed.
     """
     check_config(cfg)
-    if cfg.TEST.PATIENCE and not cfg.TEST.BEST_METRIC:
-        raise InputError("TEST.PATIENCE needs TEST.BEST_METRIC, for example sem_seg/mIoU")
+    needs = {  # what a key needs, and whether that is there
+        "PATIENCE": ("TEST.BEST_METRIC, for example sem_seg/mIoU", cfg.TEST.BEST_METRIC),
+        "BEST_METRIC": ("data sets in DATASETS.TEST", cfg.DATASETS.TEST),
+        "LOSS": ("data sets in DATASETS.TEST", cfg.DATASETS.TEST),
+    }
+    for key, (need, is_there) in needs.items():
+        if cfg.TEST[key] and not is_there:
+            raise InputError(f"TEST.{key} is {cfg.TEST[key]}, which needs {need}")
+    if cfg.TEST.PATIENCE and not cfg.TEST.EVAL_PERIOD:
+        raise InputError(
+            f"TEST.PATIENCE is {cfg.TEST.PATIENCE}, which counts evaluations, but TEST.EVAL_PERIOD "
+            "0 has one at the end alone; give the iterations between two"
+        )
     world, batch = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     if batch % world:
         raise InputError(

@@ -77,6 +77,11 @@ def _semantic_segmentor_arguments(cfg: CfgNode) -> dict[str, Any]:
             f"MODEL.SEM_SEG_HEAD.NAME {cfg.MODEL.SEM_SEG_HEAD.NAME!r} gives masks and classes, "
             'which MODEL.META_ARCHITECTURE "SemanticSegmentor" cannot train; use "MaskFormer"'
         )
+    if cfg.MODEL.MASK_FORMER.CLASS_WEIGHTS:
+        raise InputError(
+            "MODEL.MASK_FORMER.CLASS_WEIGHTS are set, which MODEL.META_ARCHITECTURE "
+            '"SemanticSegmentor" does not know; leave them empty'
+        )
     if cfg.MODEL.MASK_FORMER.VALID_MASK:
         raise InputError(
             "MODEL.MASK_FORMER.VALID_MASK is True, which MODEL.META_ARCHITECTURE "

@@ -27,6 +27,11 @@ def training_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
 
 def detr_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
     """What the mapper with the augmentation of DETR takes from a configuration."""
+    if cfg.INPUT.SCALE_JITTER:
+        raise InputError(
+            "INPUT.SCALE_JITTER is set, which INPUT.DATASET_MAPPER_NAME detr_panoptic does not "
+            "know; take mask_former_panoptic, or set it to []"
+        )
     return {
         **_shared_arguments(cfg, is_train),
         "crop_gen": _detr_crop(cfg) if cfg.INPUT.CROP.ENABLED and is_train else None,

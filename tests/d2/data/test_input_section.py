@@ -8,7 +8,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 
 from mask_former.d2.config import load_config
 from mask_former.d2.data.augmentation import Picture, augment
-from mask_former.d2.data.input_section import training_arguments
+from mask_former.d2.data.input_section import detr_arguments, training_arguments
 from mask_former.d2.data.mappers import (
     DETRPanopticDatasetMapper,
     MaskFormerPanopticDatasetMapper,
@@ -120,3 +120,8 @@ def test_large_scale_jitter():
 def test_large_scale_jitter_that_cannot_be(opts, fault):
     with pytest.raises(InputError, match=fault):
         training_arguments(load_config(opts=opts), True)
+
+
+def test_detrs_mapper_does_not_know_large_scale_jitter():
+    with pytest.raises(InputError, match=r"SCALE_JITTER is set, which .* detr_panoptic does not"):
+        detr_arguments(load_config(opts=["INPUT.SCALE_JITTER", [0.1, 2.0]]), True)

@@ -8,6 +8,7 @@ from torch import nn
 
 from mask_former.d2.build.model import build_model
 from mask_former.d2.errors import InputError
+from mask_former.d2.mixed_precision import MixedPrecisionTrainer
 from mask_former.d2.run.accumulation import AccumulatingTrainer, check_parts, pad_together, split
 from mask_former.d2.run.randomness import random_states, set_random_states
 from tests.d2.tiny_models import BASELINE, LEARNING, MASK_FORMER, PLUS, make_cfg, sample
@@ -49,6 +50,18 @@ def test_the_gradient_is_the_whole_batchs(options, parts):
     torch.testing.assert_close(losses, whole_losses, rtol=1e-6, atol=1e-9)
     scale = max(gradient.abs().max() for gradient in whole.values())
     torch.testing.assert_close(gradients, whole, rtol=0, atol=1e-7 * float(scale))
+
+
+def test_parts_in_mixed_precision():
+    """Within what bfloat16 rounds."""
+    found = []
+    for parts in (1, 2):
+        loop = trainer(parts=parts)
+        loop.model.float()
+        found.append(step(MixedPrecisionTrainer(loop, torch.bfloat16)))
+    (whole_losses, _), (losses, gradients) = found
+    torch.testing.assert_close(sum(losses.values()), sum(whole_losses.values()), rtol=0.02, atol=0)
+    assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
 
 
 def test_normalisers_of_parts_alone_would_give_another_gradient(monkeypatch):

@@ -42,3 +42,12 @@ def test_else_the_file_decides(tmp_path, log):
 def test_weights_that_cannot_be(tmp_path, weights, fault):
     with pytest.raises(InputError, match=rf"CLASS_WEIGHTS .*{fault}"):
         Trainer.build_model(tiny_cfg(tmp_path, {KEY: weights}))
+
+
+def test_heads_that_do_not_know_them(tmp_path):
+    baseline = {
+        "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+        "MODEL.SEM_SEG_HEAD.NAME": "PerPixelBaselineHead",
+    }
+    with pytest.raises(InputError, match=r"CLASS_WEIGHTS are set, which .*SemanticSegmentor"):
+        Trainer.build_model(tiny_cfg(tmp_path, {KEY: WEIGHTS, **baseline}))

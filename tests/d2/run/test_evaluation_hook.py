@@ -98,8 +98,23 @@ def test_a_missed_evaluation_is_made_up_for(tmp_path, monkeypatch):
 def test_metrics_that_nothing_gives(tmp_path):
     with pytest.raises(InputError, match=r"'made/upp', which the evaluation does not .* made/up"):
         run(config(tmp_path, **{"TEST.BEST_METRIC": "made/upp"}))
-    with pytest.raises(InputError, match=r"TEST\.PATIENCE needs TEST\.BEST_METRIC"):
-        check_solver(config(tmp_path, **{"TEST.BEST_METRIC": "", "TEST.PATIENCE": 1}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"TEST.BEST_METRIC": "''", "TEST.PATIENCE": 1}, r"PATIENCE is 1, which needs TEST\.BEST"),
+        ({"TEST.PATIENCE": 1, "TEST.EVAL_PERIOD": 0}, r"TEST\.EVAL_PERIOD 0 has one at the end"),
+        ({"DATASETS.TEST": "()"}, r"BEST_METRIC is made/up, which needs data sets in DATASETS"),
+        (
+            {"TEST.BEST_METRIC": "''", "TEST.LOSS": True, "DATASETS.TEST": "()"},
+            r"TEST\.LOSS is True",
+        ),
+    ],
+)
+def test_keys_that_need_others(tmp_path, changes, fault):
+    with pytest.raises(InputError, match=fault):
+        check_solver(config(tmp_path, **changes))
 
 
 def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):

@@ -148,6 +148,24 @@ def test_statistics_are_averaged(data):
     assert alone[key].abs().max() > 0.01
 
 
+def evaluate(folder: Path, options: dict) -> None:
+    trainer = Trainer(tiny_cfg(folder, {**LAW, **options, "TEST.LOSS": True}))
+    found = trainer._evaluate()
+    if comm.is_main_process():
+        torch.save(found, folder / f"results{comm.get_world_size()}.pth")
+
+
+def test_evaluation_is_that_of_one_process(data):
+    """Results of three pictures, which two processes cannot share alike, and their losses."""
+    for world in (1, 2):
+        options = {"DATASETS.TEST": "('camvid_sem_seg_val',)"}
+        assert run_ranks(world, evaluate, data, options) == [0] * world
+    alone, shared = (torch.load(data / f"results{n}.pth", weights_only=False) for n in (1, 2))
+    assert shared.keys() == alone.keys() == {"sem_seg", "validation"}
+    for name, measures in alone.items():
+        assert shared[name] == pytest.approx(measures, abs=1e-6, nan_ok=True)
+
+
 class OutOfMemory(HookBase):
     """Lets one process run out of memory once: in its forward, or as gradients are shared."""
 
