@@ -21,6 +21,7 @@ import mask_former.d2  # noqa: F401  # isort: skip
 import torch
 import yaml
 
+from mask_former.d2.checkpoint import average_weights
 from mask_former.d2.data.preparing import replacing, telling_errors
 from mask_former.d2.errors import InputError
 from mask_former.d2.weights.reading import RECORD_KEY, read_weights
@@ -96,7 +97,7 @@ def find_checkpoint(run: Path, output: Path) -> Path:
 
 
 def read_release(file: Path, output: Path, license_id: str | None) -> Release:
-    """What a checkpoint and the metrics beside it give.
+    """What a checkpoint and the metrics beside it give; where it has an average, that is released.
 
     Raises:
         InputError: the file is no checkpoint of ours, or says nothing of its model.
@@ -112,13 +113,16 @@ def read_release(file: Path, output: Path, license_id: str | None) -> Release:
     config["OUTPUT_DIR"], config["MODEL"]["DEVICE"] = "output", "cuda"
     record = record._replace(config=yaml.safe_dump(config))
     iteration = checkpoint.get("iteration")
+    average = average_weights(checkpoint)
+    weights = checkpoint["model"] if average is None else average
+    metrics = read_metrics(file.parent / "metrics.json", iteration, average is not None)
     started = ZOO_LICENSE if zoo_config(config["MODEL"]["WEIGHTS"]) else "unknown"
     return Release(
         output.resolve().name,
-        {name: torch.as_tensor(value) for name, value in checkpoint["model"].items()},
+        {name: torch.as_tensor(value) for name, value in weights.items()},
         record,
         config,
-        read_metrics(file.parent / "metrics.json", iteration),
+        metrics,
         None if iteration is None else iteration + 1,
         license_id or started,
     )
@@ -136,15 +140,25 @@ def without_paths(value: Any) -> Any:
     return "" if name.startswith("~") else name
 
 
-def read_metrics(path: Path, iteration: int | None) -> Metrics:
-    """The evaluation of the checkpoint of an iteration; none if it was not evaluated."""
+def read_metrics(path: Path, iteration: int | None, of_average: bool) -> Metrics:
+    """The evaluation of the checkpoint of an iteration; none if it was not evaluated.
+
+    Args:
+        path: metrics.json.
+        iteration: the last of the checkpoint.
+        of_average: whether the results of the weights' moving average are asked for.
+    """
     metrics: Metrics = {}
     if iteration is None or not path.is_file():
         return metrics
     for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         if line["iteration"] in (iteration, iteration + 1):  # the last comes after the training
             metrics |= {k: v for k, v in line.items() if "/" in k and math.isfinite(v)}
-    return metrics
+    return {
+        key.replace("_EMA/", "/"): value
+        for key, value in metrics.items()
+        if ("_EMA/" in key) == of_average
+    }
 
 
 def write_weights(release: Release, path: Path) -> None:

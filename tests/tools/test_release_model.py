@@ -118,6 +118,22 @@ def test_a_checkpoint_that_was_not_evaluated(tool, run, tmp_path):
     assert "model-index" not in text
 
 
+def test_the_moving_average_is_released_with_its_results(tool, run, tmp_path):
+    checkpoint = torch.load(run / "model_final.pth")
+    average = {f"module.{name}": x + 1 for name, x in checkpoint["model"].items()}
+    torch.save({**checkpoint, "ema": {**average, "n_averaged": torch.tensor(3)}}, run / "a.pth")
+    lines = [*METRICS, {"iteration": 4, "sem_seg_EMA/mIoU": 61.2}]
+    (run / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+
+    tool.main([str(run / "a.pth"), str(tmp_path / "other"), "--license", "mit"])
+
+    content = read_weights(str(tmp_path / "other" / "model.safetensors"))["model"]
+    assert all(torch.equal(x, checkpoint["model"][name] + 1) for name, x in content.items())
+    text = (tmp_path / "other" / "README.md").read_text()
+    assert "| sem_seg/mIoU | 61.20 |" in text
+    assert "50.13" not in text
+
+
 def test_baselines_and_classes_without_names(tool):
     record = ModelRecord("", [], 255, "RGB", "1")
     config = {"MODEL": {"META_ARCHITECTURE": "SemanticSegmentor", "WEIGHTS": "R-50.pkl"}}
