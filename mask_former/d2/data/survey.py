@@ -17,6 +17,7 @@ from .datasets import DescribedSet
 from .description import Description
 from .examination import Record, Sample, Work, examine
 from .findings import Finding, find_faults, is_training
+from .json_files import check_instances, check_panoptic, read_json
 from .pairing import LABEL_EXTENSIONS, PICTURE_EXTENSIONS, match, pictures, walk
 from .preparing import as_they_come
 from .reading import naming
@@ -92,13 +93,36 @@ def _gather(row: DescribedSet) -> ReadSplit:
     if row.split.json is not None:
         lenient = row._replace(description=row.description._replace(ignores_rest=True))
     try:
-        samples = lenient.load()
+        samples = _load(lenient)
     except InputError as error:
         return ReadSplit(row, [], [], [("split", str(error))])
     for sample in samples:
         if "label_values" in sample:  # label maps beside a JSON are not read leniently
             sample["label_values"] = row.description.label_values()
     return ReadSplit(row, samples, [], [*_problems_of_json(row), *_unpaired(row)])
+
+
+def _load(row: DescribedSet) -> list[Sample]:
+    """The samples of a split.
+
+    Raises:
+        InputError: also where a JSON has another form than its loader takes for granted.
+    """
+    try:
+        return row.load()
+    except (KeyError, TypeError, AttributeError, AssertionError):
+        if row.split.json is not None:
+            _check_json(row, row.description.path(row.split.json))
+        raise
+
+
+def _check_json(row: DescribedSet, file: str) -> None:
+    """Refuses annotations that training or evaluation would refuse."""
+    if row.description.task == "instance":
+        check_instances(file)
+    else:
+        listed = "categories" in read_json(file)
+        check_panoptic(file, (), () if listed else row.description.categories())
 
 
 def _problems_of_json(row: DescribedSet) -> Iterator[tuple[str, str]]:

@@ -560,3 +560,12 @@ def test_findings_of_instances(save, surveyed, tmp_path):
     assert "its annotation says 96x64" in the(surveyed(**INSTANCES), "exif_stored").examples[0]
     (tmp_path / "images/x.png").write_bytes(b"")
     assert "x.png cannot be read" in the(surveyed(**INSTANCES), "picture").examples[0]
+
+
+@pytest.mark.parametrize("content", [{}, {"annotations": 5}, {"annotations": ["x"]}, [1]])
+def test_a_json_of_another_form(save, surveyed, tmp_path, content):
+    write_panoptic(save, tmp_path)
+    (tmp_path / "pan.json").write_text(json.dumps(content))
+    found = surveyed(**PANOPTIC)
+    assert kinds(found)["split"] == 1
+    assert str(tmp_path / "pan.json") in the(found, "split").examples[0]
