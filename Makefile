@@ -3,6 +3,7 @@ PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 DEMO_ARGS ?=
+EXTRAS ?= dev,opencv
 
 .PHONY: setup demo test nightly lint check gpu
 .DELETE_ON_ERROR:
@@ -15,7 +16,7 @@ $(INSTALLED): setup.py pyproject.toml tools/install_detectron2.py $(wildcard con
 	@test -x .venv/bin/pip || $(PYTHON) -c 'import sys; sys.version_info[:2] in ((3, 11), (3, 12)) or sys.exit("Python 3.11 or 3.12 is needed and $(PYTHON) is %d.%d: name another one with `make setup PYTHON=/path/to/python3.11`." % sys.version_info[:2])'
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
 	export PIP_CONSTRAINT=constraints/$$($(VENV_PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt && \
-	$(VENV_PYTHON) -m pip install --editable '.[dev,opencv]' && \
+	$(VENV_PYTHON) -m pip install --editable '.[$(EXTRAS)]' && \
 	$(VENV_PYTHON) tools/install_detectron2.py && \
 	$(VENV_PYTHON) -m pip install --no-deps cityscapesscripts pyquaternion
 	touch $@

@@ -209,7 +209,7 @@ def test_truncated_image_in_a_loader_worker(cfg, images):
 def weights_of_19_classes(cfg: CfgNode, tmp_path: Path) -> dict:
     """A state dict of the model with another class layer."""
     other = cfg.clone()
-    other.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 19
+    other.MODEL.SEM_SEG_HEAD.NUM_CLASSES, other.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 19, 255
     return Trainer.build_model(other).state_dict()
 
 

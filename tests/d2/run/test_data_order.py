@@ -142,9 +142,8 @@ def test_repeat_factors_of_segments_and_of_label_maps(tmp_path):
     ],
 )
 def test_samplers_that_cannot_be_had(tmp_path, name, message):
-    cfg = tiny_cfg(tmp_path, {"DATALOADER.SAMPLER_TRAIN": name})
     with pytest.raises(InputError, match=message):
-        build_train_loader(cfg, dict)
+        build_train_loader(tiny_cfg(tmp_path, {"DATALOADER.SAMPLER_TRAIN": name}), dict)
 
 
 @pytest.mark.usefixtures("images")
