@@ -185,7 +185,10 @@ class MaskFormer(nn.Module):
         kind = features.device.type
         if torch.is_autocast_enabled(kind):
             features = features.to(torch.get_autocast_dtype(kind))
-        results = []
+        class_logits = prediction.class_logits[-1]
+        options, results = self.inference, []
+        if options.panoptic or options.instance or options.general_semantic:
+            class_logits = class_logits.cpu()  # one read for all images: queries are chosen there
         # The sums of inference keep single precision, as half would lose small differences.
         with torch.autocast(kind, enabled=False):
             for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
@@ -195,11 +198,11 @@ class MaskFormer(nn.Module):
                     features[i],
                     tuple(images.tensor.shape[-2:]),
                     size,
-                    output if self.inference.upsample_masks_first else size,
+                    output if options.upsample_masks_first else size,
                     projection=prediction.projection,
                     valid_only=self.valid_mask,
                 )
-                results.append(self._result(prediction.class_logits[-1, i], masks, output))
+                results.append(self._result(class_logits[i], masks, output))
         return results
 
     def _traced_results(
