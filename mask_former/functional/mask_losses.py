@@ -22,6 +22,11 @@ ALPHA = 0.25
 CACHED_PIXELS = 2**21
 LAUNCHED_PIXELS = 2**24
 
+Shares = tuple[Tensor, Tensor] | None
+"""What each of a cell's pixels gives to the cell before, to its own and to the next, for rows and
+for columns, each [3, factor], where a cell becomes ``factor`` pixels that are linearly
+interpolated; None where factors are not whole."""
+
 
 def focal_loss(mask_logits: Tensor, masks: Tensor) -> Tensor:
     """Focal loss of each pair, averaged over pixels.
@@ -121,12 +126,14 @@ class _MatchedMaskLosses(torch.autograd.Function):
         gradients = mask_logits.new_empty(2, *mask_logits.shape)
         together = CACHED_PIXELS if mask_logits.device.type == "cpu" else LAUNCHED_PIXELS
         step = max(1, together // masks.shape[-2:].numel())
+        shares = _shares_of_axes(mask_logits, masks.shape[-2:])
         for start in range(0, len(mask_logits), step):
             rows = slice(start, start + step)
             losses[:, rows], gradients[:, rows] = _score(
                 mask_logits[rows],
                 masks[rows if index is None else index[rows]],
                 None if valid is None else valid[rows],
+                shares,
             )
         ctx.save_for_backward(gradients)
         return losses[0], losses[1]
@@ -141,7 +148,9 @@ class _MatchedMaskLosses(torch.autograd.Function):
         return gradient.addcmul_(dice, grad_dice[:, None, None]), None, None, None
 
 
-def _score(mask_logits: Tensor, masks: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+def _score(
+    mask_logits: Tensor, masks: Tensor, valid: Tensor | None, shares: Shares
+) -> tuple[Tensor, Tensor]:
     """Losses [2, m] and their gradients [2, m, h, w]: focal, then dice."""
     size = masks.shape[-2:]
     mask = (masks if valid is None else masks & valid).to(mask_logits.dtype).flatten(1)  # [m, P]
@@ -153,8 +162,10 @@ def _score(mask_logits: Tensor, masks: Tensor, valid: Tensor | None) -> tuple[Te
         miss.masked_fill_(~valid.flatten(1), -torch.inf)  # never wrong: d, ce and gradients are 0
         share = valid.sum(dim=(1, 2)).clamp(min=1).to(mask.dtype).reciprocal()
     losses, at_pixels = _score_pixels(miss, mask)
-    small = [_upsample_backward(x.unflatten(1, size), mask_logits.shape[-2:]) for x in at_pixels]
-    gradients = torch.stack(small)
+    small = mask_logits.shape[-2:]
+    gradients = torch.stack(
+        [_upsample_backward(x.unflatten(1, size), small, shares) for x in at_pixels]
+    )
     losses[0].mul_(share)
     gradients[0].mul_(share[:, None, None])
     return losses, gradients
@@ -188,32 +199,36 @@ def _score_pixels(miss: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, Ten
     return torch.stack([focal, dice]), gradients
 
 
-def _upsample_backward(gradient: Tensor, size: torch.Size) -> Tensor:
+def _upsample_backward(gradient: Tensor, size: torch.Size, shares: Shares) -> Tensor:
     """The transpose of bilinear upsampling; gradient [m, H, W], result [m, h, w]."""
     (h, w), (m, height, width) = size, gradient.shape
     if (h, w) == (height, width):
         return gradient
-    if height % h or width % w:
+    if shares is None:
         return torch.ops.aten.upsample_bilinear2d_backward(
             gradient[None], (height, width), [1, m, h, w], False
         )[0]
     # Six times as fast on a CPU, and without the other's atomic additions on a GPU.
-    weights = _shares(height // h, gradient).expand(m * h, 3, -1)
+    weights = shares[0].expand(m * h, 3, -1)
     rows = torch.bmm(weights, gradient.reshape(m * h, -1, width)).view(m, h, 3, width)
     rows = _joined(*rows.unbind(2))  # [m, h, W]
-    columns = rows.view(m * h * w, -1) @ _shares(width // w, gradient).T
+    columns = rows.view(m * h * w, -1) @ shares[1].T
     return _joined(*(part.mT for part in columns.view(m, h, w, 3).unbind(3))).mT
 
 
-def _shares(factor: int, like: Tensor) -> Tensor:
-    """What each of a cell's pixels gives to the cell before, to its own and to the next.
+def _shares_of_axes(maps: Tensor, size: torch.Size) -> Shares:
+    """The shares by which maps [m, h, w] that were upsampled to a size (H, W) get gradients."""
+    height, width = maps.shape[-2:]
+    if size[0] % height or size[1] % width:
+        return None
 
-    [3, factor]; where a cell of a line becomes ``factor`` pixels, linearly interpolated.
-    """
-    pixels = torch.arange(factor, dtype=like.dtype, device=like.device)
-    cells = torch.arange(-1, 2, dtype=like.dtype, device=like.device)
-    position = (pixels + 0.5) / factor - 0.5
-    return (1 - (position - cells[:, None]).abs()).clamp(min=0)
+    def shares(factor: int) -> Tensor:
+        pixels = torch.arange(factor, dtype=maps.dtype, device=maps.device)
+        cells = torch.arange(-1, 2, dtype=maps.dtype, device=maps.device)
+        position = (pixels + 0.5) / factor - 0.5
+        return (1 - (position - cells[:, None]).abs()).clamp(min=0)
+
+    return shares(size[0] // height), shares(size[1] // width)
 
 
 def _joined(before: Tensor, own: Tensor, after: Tensor) -> Tensor:
