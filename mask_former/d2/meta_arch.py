@@ -210,11 +210,12 @@ class MaskFormer(nn.Module):
     ) -> list[dict[str, Any]]:
         """Semantic results by whole maps: bands of rows would become constants of the graph."""
         options = self.inference
-        if self.training or options.panoptic or options.instance or options.general_semantic:
+        others = options.panoptic or options.instance or options.general_semantic
+        if self.training or others or self.valid_mask:
             raise InputError(
                 "only marginal semantic results of a model in evaluation can be traced: turn "
-                "MODEL.MASK_FORMER.TEST.PANOPTIC_ON and INSTANCE_ON off, SEMANTIC_ON on, and set "
-                "SEMANTIC_INFERENCE to 'marginal'"
+                "MODEL.MASK_FORMER.TEST.PANOPTIC_ON and INSTANCE_ON off, SEMANTIC_ON on, set "
+                "SEMANTIC_INFERENCE to 'marginal', and turn MODEL.MASK_FORMER.VALID_MASK off"
             )
         prediction = self.network(images.tensor)
         masks = resize(prediction.mask_logits(), images.tensor.shape[-2:])

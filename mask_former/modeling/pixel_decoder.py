@@ -103,8 +103,9 @@ class BasePixelDecoder(nn.Module):
         x = self.get_submodule(f"layer_{len(self.in_features)}")(x)
         for i in range(len(fine), 0, -1):
             lateral = self.get_submodule(f"adapter_{i}")(fine[i - 1])
-            lateral += F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
-            x = self.get_submodule(f"layer_{i}")(lateral)
+            # In place, in the map that is new: a hook may keep the other.
+            coarser = F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
+            x = self.get_submodule(f"layer_{i}")(coarser.add_(lateral))
         return x, encoded
 
     def encode(self, coarsest: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor | None]:
