@@ -132,7 +132,9 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             return super().resume_or_load(path, resume=False)
         self.strict_classes = self._resuming = True
         last = Path(self.get_checkpoint_file())
-        others = sorted(Path(self.save_dir).glob("model_*.pth"), key=_written, reverse=True)
+        others = sorted(
+            Path(self.save_dir).glob("model_*.pth"), key=lambda file: -file.stat().st_mtime
+        )
         torn = []
         for file in [last, *(file for file in others if file != last)]:
             try:
@@ -191,7 +193,12 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             go_over_by_name(weights, self.model, names, self.class_names, file)
         anew = other_class_counts(weights, self.model)
         if anew and self.strict_classes:
-            raise InputError(_other_classes(file, *next(iter(anew.values()))))
+            found, expected = next(iter(anew.values()))
+            raise InputError(
+                f"{file} has {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}; "
+                f"set it to {found} together with the data sets, or give weights of {expected} "
+                "classes (without --resume and --eval-only, the class layer would start anew)"
+            )
         for key in anew:
             del weights[key]
         incompatible = self._fill_model(file, checkpoint)
@@ -246,18 +253,6 @@ def average_weights(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(state, dict) or "n_averaged" not in state:
         return None
     return {key.removeprefix("module."): x for key, x in state.items() if key != "n_averaged"}
-
-
-def _other_classes(file: str, found: int, expected: int) -> str:
-    return (
-        f"{file} has {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}; set it to "
-        f"{found} together with the data sets, or give weights of {expected} classes (without "
-        "--resume and --eval-only, the class layer would start anew)"
-    )
-
-
-def _written(file: Path) -> float:
-    return file.stat().st_mtime
 
 
 def _require_same_model(file: str, incompatible: Any) -> None:

@@ -117,7 +117,9 @@ def predict_batched(
 
 def _predict_window(model: nn.Module, samples: list[Sample], batch_size: int) -> Iterator[Result]:
     results: dict[int, Result] = {}
-    batches = iter(_batches(samples, batch_size, _divisor(model)))
+    # Detectron2's SemanticSegmentor pads to a multiple that its backbone names.
+    holder: Any = model if hasattr(model, "size_divisibility") else model.backbone
+    batches = iter(_batches(samples, batch_size, max(1, holder.size_divisibility)))
     for index in range(len(samples)):
         while index not in results:
             batch = next(batches)
@@ -138,12 +140,6 @@ def _batches(samples: list[Sample], batch_size: int, divisor: int) -> list[list[
         for group in groups.values()
         for start in range(0, len(group), batch_size)
     )
-
-
-def _divisor(model: nn.Module) -> int:
-    """Of padded sizes; Detectron2's ``SemanticSegmentor`` takes its backbone's."""
-    holder: Any = model if hasattr(model, "size_divisibility") else model.backbone
-    return max(1, holder.size_divisibility)
 
 
 def load_predictor(

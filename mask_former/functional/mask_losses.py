@@ -38,7 +38,8 @@ def focal_loss(mask_logits: Tensor, masks: Tensor) -> Tensor:
     Returns:
         [M]; at least 0.
     """
-    miss = _miss_logits(mask_logits, masks)
+    # Logits of being wrong: their sigmoid is |p - mask|, their softplus the cross-entropy.
+    miss = mask_logits * (1 - 2 * masks)
     alpha = masks * ALPHA + (1 - masks) * (1 - ALPHA)
     return (alpha * miss.sigmoid() ** 2 * F.softplus(miss)).mean(dim=1)
 
@@ -52,11 +53,6 @@ def dice_loss(mask_logits: Tensor, masks: Tensor) -> Tensor:
 def dice_from_sums(overlap: Tensor, prob_area: Tensor, mask_area: Tensor) -> Tensor:
     """Dice loss from the soft overlap and the two areas."""
     return 1 - (2 * overlap + 1) / (prob_area + mask_area + 1)
-
-
-def _miss_logits(mask_logits: Tensor, masks: Tensor) -> Tensor:
-    """Logits of being wrong: their sigmoid is |p - mask|, their softplus the cross-entropy."""
-    return mask_logits * (1 - 2 * masks)
 
 
 def pairwise_mask_costs(

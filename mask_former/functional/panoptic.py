@@ -29,17 +29,17 @@ class Contest(NamedTuple):
     """The n queries that are sure of a class, and what is left to each."""
 
     labels: Tensor
-    """[n]; 0..K-1; on the host, as the next."""
+    """[n]; 0..K-1; on the host, as the next three."""
     scores: Tensor
     """[n]; class probability."""
+    area: Tensor
+    """[n]; pixels owned."""
+    kept: Tensor
+    """[n]; bool, whether enough of the mask is left."""
     masks: LazyMasks
     """n of them, formed."""
     owner: Tensor
     """[h, w]; int32, which of the n has the pixel; 0 everywhere if n = 0."""
-    area: Tensor
-    """[n]; pixels owned; on the host, as the next."""
-    kept: Tensor
-    """[n]; bool, whether enough of the mask is left."""
 
 
 @torch.no_grad()
@@ -70,13 +70,12 @@ def panoptic_inference(
         ValueError: the logits are not those of one image.
     """
     contest = compete(class_logits, mask_logits, object_mask_threshold, overlap_threshold)
-    columns = (contest.labels, contest.scores, contest.area, contest.kept)
     segments: list[Segment] = []
     stuff: dict[int, Segment] = {}
-    segment_of_query = []  # 0 for none
-    for label, score, area, kept in zip(*(x.tolist() for x in columns), strict=True):
+    segment_of_query = [0] * len(contest.labels)  # 0 for none
+    rows = zip(*(column.tolist() for column in contest[:4]), strict=True)
+    for query, (label, score, area, kept) in enumerate(rows):
         if not kept:
-            segment_of_query.append(0)
             continue
         if label in stuff:
             segment = stuff[label]
@@ -93,7 +92,7 @@ def panoptic_inference(
             segments.append(segment)
             if not segment["isthing"]:
                 stuff[label] = segment
-        segment_of_query.append(segment["id"])
+        segment_of_query[query] = segment["id"]
     ids = torch.tensor(segment_of_query or [0], dtype=torch.int32).to(contest.owner.device)
     return ids[contest.owner.flatten()].view_as(contest.owner), segments
 
@@ -137,7 +136,8 @@ def compete(
     original_area, area = areas.cpu()
     # In double precision, as the original takes it. The host has it, not every device.
     enough = area.double() / original_area >= overlap_threshold
-    return Contest(labels, scores, masks, owner, area, enough & (area > 0) & (original_area > 0))
+    kept = enough & (area > 0) & (original_area > 0)
+    return Contest(labels, scores, area, kept, masks, owner)
 
 
 def _win(logits: Tensor, scores: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:

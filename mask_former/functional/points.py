@@ -208,15 +208,10 @@ class _ChosenLogits(torch.autograd.Function):
         at_points = gradient.new_zeros(len(mask_embed), grid.shape[2]).scatter_(
             1, columns, gradient
         )
-        maps = _sample_backward(at_points, grid, pixel_embed.shape[-2:])
+        # The transpose of sample_embeddings. Only the shape of the maps matters to their gradient.
+        shape = gradient.new_zeros(1).expand(1, len(mask_embed), *pixel_embed.shape[-2:])
+        maps = torch.ops.aten.grid_sampler_2d_backward(
+            at_points[None, :, None], shape, grid, 0, 1, False, [True, False]
+        )[0][0].flatten(1)  # [M, h * w]; 0: bilinear, 1: border
         mask_gradient = maps @ pixel_embed.flatten(1).T
         return mask_gradient, (mask_embed.T @ maps).view(pixel_embed.shape), None, None, None
-
-
-def _sample_backward(gradients: Tensor, grid: Tensor, size: torch.Size) -> Tensor:
-    """The transpose of :func:`sample_embeddings`; [M, P] to [M, h * w]."""
-    # Only the shape of the maps matters to their gradient.
-    maps = gradients.new_zeros(1).expand(1, len(gradients), *size)
-    return torch.ops.aten.grid_sampler_2d_backward(
-        gradients[None, :, None], maps, grid, 0, 1, False, [True, False]
-    )[0][0].flatten(1)  # 0: bilinear, 1: border

@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TypeVar
 
@@ -130,21 +129,17 @@ def as_they_come(
         yield from shown(map(prepare, items))
         return
     chunk = max(1, min(_MAX_CHUNK, len(items) // (4 * workers)))
+    # Workers start from a fresh process: forked from one with threads, they may hang.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # the imports that take long, once for all
     try:
-        with ProcessPoolExecutor(workers, _worker_context(), _start_worker) as pool:
+        with ProcessPoolExecutor(workers, context, _start_worker) as pool:
             yield from shown(pool.map(prepare, items, chunksize=chunk))
     except BrokenProcessPool as error:
         raise InputError(
             f"{title}: a worker was killed, as the system does when memory runs out; run this "
             f"again with fewer than --workers {workers}: what is finished is kept"
         ) from error
-
-
-def _worker_context() -> BaseContext:
-    """Workers start from a fresh process: forked from one with threads, they may hang."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # the imports that take long, once for all
-    return context
 
 
 def _start_worker() -> None:

@@ -11,7 +11,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.text import Text
 
-from .regions import Box, Color, Found, Region, to_bytes
+from .regions import Color, Found, Region, to_bytes
 
 OPACITY = {"classes": 0.8, "segments_info": 0.7, "instances": 0.5}
 _OFF_WHITE = (1.0, 1.0, 0.94)
@@ -64,9 +64,8 @@ class SteadyVisualizer(Visualizer):
                 self.draw_box(region.box, edge_color=region.color)
         for label in place_labels(strokes, self.img.shape[:2], self._measure):
             text = self._write(label.text, label.size, label.color)
-            x, y, _, _ = self._extent(
-                text
-            )  # a little left of and above (0, 0): the ground's margin
+            # A little left of and above (0, 0): the margin of its ground.
+            x, y, _, _ = self._extent(text)
             text.set_position((label.x - x, label.y - y))
         return self.output
 
@@ -136,7 +135,9 @@ class FastVisualizer:
         for region, opacity, window in strokes:
             self._fill(region, opacity, window)
             if region.box is not None:
-                self._draw_box(region.box, to_bytes(region.color))
+                x0, y0, x1, y1 = (round(value) for value in region.box)
+                color = to_bytes(region.color)
+                cv2.rectangle(self.image, (x0, y0), (x1 - 1, y1 - 1), color, self._line)
         height, width = self.image.shape[:2]
         for label in place_labels(strokes, (height, width), self._measure):
             self._write(label)
@@ -148,10 +149,6 @@ class FastVisualizer:
         outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(painted, outlines, -1, to_bytes(edge_color(region)), self._line)
         cv2.copyTo(painted, mask, view)
-
-    def _draw_box(self, box: Box, color: tuple[int, ...]) -> None:
-        x0, y0, x1, y1 = (round(value) for value in box)
-        cv2.rectangle(self.image, (x0, y0), (x1 - 1, y1 - 1), color, self._line)
 
     def _letters(self, size: float) -> tuple[float, int]:
         """OpenCV's scale and thickness of letters of a relative size."""
