@@ -44,14 +44,14 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
 
     Args:
         model: also wrapped for distributed training.
-        save_dir: where checkpoints are written and looked for.
+        save_dir: the folder in which checkpoints are written and looked for.
         averaged: take the moving average of the weights where the file has it, and say so.
         strict_classes: refuse weights of another number of classes, as evaluation needs; else the
             class layer starts anew, as fine-tuning needs. A resumed run always refuses.
         options: may be set again until something is loaded.
-        record: of the model, saved beside it.
-        class_names: of the model; if given, rows of the class layer go over by name, except where
-            ``strict_classes`` holds. See ``MODEL.CLASSES_BY_NAME``.
+        record: what files say of the model, saved beside it.
+        class_names: names of the model's classes; if given, rows of the class layer go over by
+            name, except where ``strict_classes`` holds. See ``MODEL.CLASSES_BY_NAME``.
         kwargs: as Detectron2's, above all what to save beside the model.
     """
 
@@ -123,7 +123,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         """The last checkpoint of ``save_dir`` if there is one and ``resume`` says so, else a file.
 
         Args:
-            path: of the weights to start from; empty: start from scratch.
+            path: the weights to start from; empty: start from scratch.
             resume: go on with the run whose checkpoints lie in ``save_dir``.
         """
         if self.save_dir and self.save_to_disk:

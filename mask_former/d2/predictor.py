@@ -99,7 +99,8 @@ def predict_batched(
     Images that are padded to the same size share a batch: none sees more padding than alone.
 
     Args:
-        model: in evaluation mode; its ``size_divisibility``, or its backbone's, tells the padding.
+        model: a model in evaluation mode; its ``size_divisibility``, or its backbone's, tells the
+            padding.
         samples: what the model takes for an image each; read a window at a time.
         batch_size: images in a batch, at most; at least 1.
         window: images among which batches are formed; so many results may wait for their turn.

@@ -77,7 +77,7 @@ def pairwise_mask_costs(
     prob = mask_logits.sigmoid()
     cross_entropy = F.softplus(mask_logits)  # against background
     background = (prob * prob).mul_(cross_entropy).mul_(1 - ALPHA)
-    # With x the logit, softplus(-x) = softplus(x) - x.
+    # Against foreground it is softplus(-x) = softplus(x) - x, x being the logit.
     foreground = (1 - prob).square_().mul_(cross_entropy.sub_(mask_logits)).mul_(ALPHA)
     # Two products of non-negative terms: one product of their difference would cancel.
     focal = foreground @ inside.T + background @ outside.T
@@ -150,7 +150,7 @@ def _score(
     """Losses [2, m] and their gradients [2, m, h, w]: focal, then dice."""
     size = masks.shape[-2:]
     mask = (masks if valid is None else masks & valid).to(mask_logits.dtype).flatten(1)  # [m, P]
-    # Along the channel axis it is twice as fast on a CPU as along the batch axis.
+    # Masks along the channel axis are resized twice as fast on a CPU as along the batch axis.
     logits = F.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0]
     miss = logits.flatten(1).mul_(torch.rsub(mask, 1, alpha=2))
     share = mask.new_full((1,), 1 / mask.shape[1])

@@ -134,7 +134,7 @@ def compete(
             # Not bincount, which reads from a device.
             areas[1].scatter_add_(0, index, index.new_ones(()).expand_as(index))
     original_area, area = areas.cpu()
-    # In double precision, as the original takes it. The host has it, not every device.
+    # The original takes the ratio in double precision, which the host has, but not every device.
     enough = area.double() / original_area >= overlap_threshold
     kept = enough & (area > 0) & (original_area > 0)
     return Contest(labels, scores, area, kept, masks, owner)

@@ -116,7 +116,7 @@ def sample_embeddings(maps: Tensor, points: Tensor, size: tuple[int, int]) -> Te
 
 
 def _grid(points: Tensor, size: tuple[int, int]) -> Tensor:
-    """As grid_sample wants them: [1, 1, P, 2] in -1..1."""
+    """The points as grid_sample wants them: [1, 1, P, 2] in -1..1."""
     x, y = points.T
     return torch.stack([x * (2 / size[1]) - 1, y * (2 / size[0]) - 1], dim=1)[None, None]
 
@@ -148,7 +148,7 @@ def point_losses(
     Args:
         mask_embed: [M, D]
         pixel_embed: [D, h, w], of which the sample was taken.
-        sample: of the image.
+        sample: the sample of the image.
         index: [M]; the segment of each pair.
         options: those that the sample was drawn with.
 

@@ -54,7 +54,7 @@ class ConvNorm(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, h, w] to [B, out_channels, h, w]."""
         x = self.norm(super().forward(x))
-        # In place: no norm keeps its output for its gradient; a hook may keep it.
+        # In place, since no norm keeps its output for its gradient; but a hook may keep it.
         return F.relu(x, inplace=is_untouched(self.norm)) if self.relu else x
 
 

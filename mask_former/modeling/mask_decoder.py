@@ -22,7 +22,7 @@ class TransformerMaskDecoder(nn.Module):
         mask_dim: D, the channels of the per-pixel embedding.
         num_heads: attention heads.
         feedforward: width of the FFNs.
-        dropout: in [0, 1).
+        dropout: share of dropped activations, in [0, 1).
         encoder_layers: transformer encoder layers ahead of the decoder.
         decoder_layers: transformer decoder layers; at least 1.
         pre_norm: norm before each step instead of after it.

@@ -95,7 +95,7 @@ def _attention(
         bias: [batch, heads, N, N], added to the attention logits.
         dropout: share of dropped attention weights.
         scale: factor of the attention logits.
-        most: how long the axes of batch and heads may be; None: of any length.
+        most: the greatest length of the axes of batch and heads; None: there is no limit.
     """
     for axis in (0, 1):
         if most is not None and query.shape[axis] > most:
@@ -142,9 +142,9 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
 
     Args:
         height: height of the map, before it is padded to whole windows.
-        width: its width.
+        width: width of the map, before it is padded.
         window: side of a window; the shift is half of it, rounded down.
-        device: where the result is to be.
+        device: the device of the result.
 
     Returns:
         bool [n, N, N]

@@ -116,10 +116,10 @@ def as_they_come(
         prepare: a function of the script that runs, or of a module that can be imported.
         items: the work.
         workers: processes; 1: this one alone.
-        title: of the progress bar.
+        title: the title of the progress bar.
 
     Raises:
-        InputError: of the first item that has one, or when a worker was killed.
+        InputError: that of the first item that has one, or a worker was killed.
     """
 
     def shown(results: Iterator[Result]) -> Iterator[Result]:
@@ -250,7 +250,7 @@ def check_labels(
         path: the prepared file.
         made_from: the file to blame.
         expected: [H, W]; what the conversion gives.
-        size: of its image.
+        size: height and width of its image.
         num_classes: K; ids must be 0..K-1.
         ignore_label: the one other id that is allowed.
     """
@@ -281,7 +281,7 @@ def check_folder(folder: Path, names: Collection[str]) -> None:
 
     Args:
         folder: files that start with a dot or have another suffix do not count.
-        names: of all files that were prepared.
+        names: names of all files that were prepared.
     """
     suffixes = {Path(name).suffix for name in names}
     entries = {path.name for path in folder.iterdir() if path.suffix in suffixes}

@@ -44,7 +44,7 @@ class Label(NamedTuple):
     x: int
     y: int
     size: float
-    """Of the letters, relative to the size that suits the picture."""
+    """Size of the letters, relative to the one that suits the picture."""
     color: Color
 
 
@@ -97,7 +97,7 @@ class SteadyVisualizer(Visualizer):
         assert ground is not None  # Detectron2 draws every text on one
         box = ground.get_window_extent(renderer)
         scale = self.output.scale
-        # In pixels of the drawing y points up.
+        # In the drawing's own pixels y points up.
         return (
             box.x0 / scale,
             self.output.height - box.y1 / scale,
@@ -225,7 +225,7 @@ def place_labels(
     since a label of stuff has more places to go to. What has no room has no label.
 
     Args:
-        strokes: in drawing order.
+        strokes: the regions in drawing order.
         size: height and width of the picture.
         measure: the size of a text.
     """
@@ -258,9 +258,9 @@ def place_inside(
 
     Args:
         mask: [h, w]; uint8, the window of it.
-        window: where that lies in the picture.
-        width: of the label.
-        height: of the label.
+        window: the place of that window in the picture.
+        width: pixels that the label is wide.
+        height: pixels that it is high.
 
     Returns:
         x and y of the label's upper left corner in the picture.
@@ -289,9 +289,9 @@ def place_beside(
 
     Args:
         blocked: [H, W]; uint8.
-        window: of a thing.
-        width: of the label.
-        height: of the label.
+        window: the window of a thing.
+        width: pixels that the label is wide.
+        height: pixels that it is high.
 
     Returns:
         x and y of the label's upper left corner.
@@ -328,7 +328,7 @@ def text_color(color: Color) -> Color:
 
 
 def blending_table(color: Color, opacity: float) -> np.ndarray:
-    """For each value of a channel that of its blend with a colour: [1, 256, 3], for ``cv2.LUT``."""
+    """What each value of a channel becomes, blended with a colour: [1, 256, 3], for ``cv2.LUT``."""
     values = np.arange(256.0)[None, :, None]
     blend = (1 - opacity) * values + opacity * 255 * np.asarray(color)
     return np.rint(blend).astype(np.uint8)

@@ -102,7 +102,7 @@ def find_regions(
         metadata: names and colours, see ``class_metadata``.
         semantic_threshold: pixels whose best semantic score is lower belong to no class; a model
             that gives labels has no scores to compare.
-        tracker: of the frames before; none for a single picture.
+        tracker: the tracker of the frames before; none for a single picture.
     """
     tracker = tracker or Tracker()
     if "panoptic_seg" in predictions:

@@ -66,11 +66,11 @@ def go_over_by_name(
     tells which did. Case, hyphens and underscores make no other name.
 
     Args:
-        weights: of the checkpoint, by name; changed in place to the model's classes.
+        weights: the checkpoint's, by name; changed in place to the model's classes.
         model: its classes are ``ours``.
         theirs: names of the checkpoint's classes; one that two have is nobody's.
         ours: names of the model's.
-        file: that the checkpoint is from.
+        file: the file that the checkpoint is from.
 
     Raises:
         InputError: either's classes have no names, or not as many as the layer has rows.

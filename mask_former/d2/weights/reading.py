@@ -303,7 +303,7 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> torch
     if not isinstance(storage, torch.storage.TypedStorage):
         raise pickle.UnpicklingError("a tensor without a storage")
     flat = torch.tensor([], dtype=storage.dtype).set_(storage)
-    # Of a copy of the elements, so that no size can reach beyond them.
+    # The view is of a copy of the elements, so that no size can reach beyond them.
     return flat.as_strided(tuple(size), tuple(stride), offset).clone()
 
 
