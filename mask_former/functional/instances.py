@@ -108,6 +108,7 @@ def _binary_masks(masks: LazyMasks) -> _BinaryMasks:
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
     """First index and last index + 1 of the True entries of each row of [n, length]; 0 if none."""
+    # Counted from 1 the last one is the end; counted from the other side, the first is furthest.
     index = torch.arange(1, occupied.shape[1] + 1, device=occupied.device)
     end = (occupied * index).amax(dim=1)
     start = (occupied * index.flip(0)).amax(dim=1)

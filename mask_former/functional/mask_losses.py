@@ -181,14 +181,20 @@ def _score_pixels(miss: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, Ten
     focal += (2 * ALPHA - 1) * weighted.mul_(mask).sum(dim=1)
     mask_area, wrong_area = mask.sum(dim=1), wrong.sum(dim=1)
     wrong_inside = torch.mul(wrong, mask, out=weighted).sum(dim=1)
+    # Inside the mask p = 1 - d, outside p = d, so that the sums of p m and of p follow from those
+    # of d.
     overlap = mask_area - wrong_inside
     prob_area = overlap + wrong_area - wrong_inside
     dice = dice_from_sums(overlap, prob_area, mask_area)
 
-    slope = torch.sub(wrong, square, out=gradients[1])  # d p / d logit = d (1 - d)
+    # Dice: the derivative of the quotient by p, times that of p by the logit, which is
+    # p (1 - p) = d (1 - d).
+    slope = torch.sub(wrong, square, out=gradients[1])
     total = (prob_area + mask_area + 1)[:, None]
     slope.mul_(torch.addcmul((2 * overlap[:, None] + 1) / total**2, mask, -2 / total))
-    # d^2 (2 (1 - d) ce + d) times alpha and sign: 0.75 outside, -0.25 inside
+    # Focal: by the logit of being wrong d has the derivative d (1 - d) and ce has d, so that d^2 ce
+    # has d^2 (2 (1 - d) ce + d). With alpha, and the sign that this logit has inside the mask, the
+    # factor is 0.75 outside and -0.25 inside.
     right_ce = cross_entropy.addcmul_(cross_entropy, wrong, value=-1)
     torch.add(wrong, right_ce, alpha=2, out=gradients[0]).mul_(square)
     gradients[0].mul_(torch.sub(1 - ALPHA, mask, out=square))
@@ -204,7 +210,8 @@ def _upsample_backward(gradient: Tensor, size: torch.Size, shares: Shares) -> Te
         return torch.ops.aten.upsample_bilinear2d_backward(
             gradient[None], (height, width), [1, m, h, w], False
         )[0]
-    # Six times as fast on a CPU, and without the other's atomic additions on a GPU.
+    # Whole factors: a pixel gives to its own cell and one neighbour, by shares that are the same
+    # for all cells. Six times as fast on a CPU, and on a GPU without atomic additions.
     weights = shares[0].expand(m * h, 3, -1)
     rows = torch.bmm(weights, gradient.reshape(m * h, -1, width)).view(m, h, 3, width)
     rows = _joined(*rows.unbind(2))  # [m, h, W]
@@ -221,6 +228,7 @@ def _shares_of_axes(maps: Tensor, size: torch.Size) -> Shares:
     def shares(factor: int) -> Tensor:
         pixels = torch.arange(factor, dtype=maps.dtype, device=maps.device)
         cells = torch.arange(-1, 2, dtype=maps.dtype, device=maps.device)
+        # The centre of a pixel, in cells from that of its own; shares fall to 0 a cell away.
         position = (pixels + 0.5) / factor - 0.5
         return (1 - (position - cells[:, None]).abs()).clamp(min=0)
 

@@ -174,6 +174,7 @@ def choose_points(logits: Tensor, valid: Tensor | None, options: PointOptions) -
         valid: [1, P] or None; invalid candidates come last.
         options: how many.
     """
+    # The nearer a logit is to 0, the less sure the mask (PointRend, section 3.1).
     doubt = logits[:, : options.candidates].abs()
     if valid is not None:
         doubt.masked_fill_(~valid[:, : options.candidates], torch.inf)

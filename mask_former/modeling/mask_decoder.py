@@ -62,6 +62,7 @@ class TransformerMaskDecoder(nn.Module):
             self.input_proj = nn.Conv2d(in_channels, hidden_dim, kernel_size=1)
             init_conv(self.input_proj)
         self.class_embed = None if num_classes is None else nn.Linear(hidden_dim, num_classes + 1)
+        # Two hidden layers, as in the paper (section 4.1).
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, num_layers=3)
 
     def forward(

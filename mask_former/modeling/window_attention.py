@@ -152,6 +152,7 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
 
     def regions(length: int) -> Tensor:
         padded = whole(length, window)
+        # After the shift the last window holds cells of both ends of an axis; others are whole.
         position = torch.arange(padded, device=device)
         return (position >= padded - window).long() + (position >= padded - window // 2).long()
 
