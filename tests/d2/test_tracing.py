@@ -96,8 +96,14 @@ def test_detectron2_counts_operators(options):
     model = make_model(options).eval()
     counts = FlopCountAnalysis(model, [image(64, 96)]).unsupported_ops_warnings(False)
     by_module = counts.by_module()
-    assert by_module["model.backbone"] > 0
+    stem = model.backbone.patch_embed.proj if options else model.backbone.stem.conv1
+    pixels = 64 * 96 // stem.stride[0] ** 2
+    assert by_module["model.backbone"] > 2 * pixels * stem.weight.numel()
     layer = model.sem_seg_head.pixel_decoder.layer_1
     per_pixel = layer.in_channels * layer.out_channels * 9
     assert by_module["model.sem_seg_head.pixel_decoder.layer_1"] >= per_pixel * 16 * 24
-    assert by_module["model.sem_seg_head.predictor"] > 0
+    predictor = model.sem_seg_head.predictor
+    queries, mask_embed = predictor.query_embed.num_embeddings, predictor.mask_embed.layers
+    per_query = sum(layer.weight.numel() for layer in [predictor.class_embed, *mask_embed])
+    layers = len(predictor.transformer.decoder.layers)
+    assert by_module["model.sem_seg_head.predictor"] > layers * queries * per_query
