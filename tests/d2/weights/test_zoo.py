@@ -10,7 +10,7 @@ from mask_former.d2.config import load_config
 from mask_former.d2.weights.zoo import zoo_class_names, zoo_config
 
 ROOT = Path(__file__).parents[3]
-TABLE = json.loads((ROOT / "mask_former" / "d2" / "zoo.json").read_text())
+TABLE = json.loads((ROOT / "mask_former" / "d2" / "weights" / "zoo.json").read_text())
 
 
 def test_all_files_of_the_page():
