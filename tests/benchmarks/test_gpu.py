@@ -1,6 +1,8 @@
 """The run for a GPU, tried on a CPU, and refused without a device."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,10 @@ def test_a_step_that_fails_says_its_last_line(
 ) -> None:
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     assert "No such file" in gpu.train_on_shapes(tmp_path, tiny=True)["failed"]
+
+
+def test_it_begins_without_a_warning() -> None:
+    """Detectron2 warns, as it is imported, of what nobody can mend."""
+    command = [sys.executable, "-W", "error::FutureWarning", "-m", "benchmarks.gpu", "--help"]
+    done = subprocess.run(command, cwd=gpu.ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
