@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 def host_reads(work: Callable[[], object]) -> int:
@@ -29,7 +31,11 @@ def host_reads(work: Callable[[], object]) -> int:
 
 
 class HostReads(TorchFunctionMode):
-    """Counts the calls whose result the host needs to go on, or whose result's size."""
+    """Counts the calls whose result the host needs to go on, or whose result's size.
+
+    On the host is what ``cpu()`` has read, what is made of Python's numbers, and what is computed
+    from these alone.
+    """
 
     READS = ("item", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index__")
     SIZES = ("nonzero", "masked_select", "unique", "bincount", "argwhere")
@@ -37,14 +43,21 @@ class HostReads(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self._on_host = WeakIdKeyDictionary()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Counts the call, then makes it."""
         name = getattr(func, "__name__", "")
-        if name == "__getitem__":
-            index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            self.count += any(isinstance(i, Tensor) and i.dtype == torch.bool for i in index)
-        self.count += name in self.READS + self.SIZES
-        return func(*args, **(kwargs or {}))
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        on_host = bool(given) and all(x in self._on_host for x in given)
+        if not on_host:
+            if name == "__getitem__":
+                index = args[1] if isinstance(args[1], tuple) else (args[1],)
+                self.count += any(isinstance(i, Tensor) and i.dtype == torch.bool for i in index)
+            self.count += name in self.READS + self.SIZES
+        result = func(*args, **(kwargs or {}))
+        if on_host or name in ("cpu", "tensor"):
+            self._on_host |= {x: True for x in tree_leaves(result) if isinstance(x, Tensor)}
+        return result

@@ -140,7 +140,7 @@ class Padding(NamedTuple):
 
 
 class LossWeights(NamedTuple):
-    """Weights of the three terms, of the matching cost and of the loss alike (paper, eq. 2)."""
+    """Weights of the three terms, of matching cost and loss alike (paper, section 4.1)."""
 
     classification: float = 1.0
     mask: float = 20.0

@@ -3,27 +3,53 @@
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMPONENTS = [code for code in EXAMPLES if "torch.randn" in code]
-ONLY_TORCH = """
-import sys
-for name in ("detectron2", "torchvision", "cv2", "PIL"):
-    sys.modules[name] = None
-"""
+
+
+def packages_alone(folder: Path, *names: str) -> Path:
+    """A folder with these installed packages and what they require, as a fresh environment has."""
+    todo, seen = list(names), set()
+    while todo:
+        name = todo.pop()
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:  # of another system
+            continue
+        for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(package.locate_file(top))
+        needed = [Requirement(line) for line in package.requires or ()]
+        needed = [r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+        todo += [name for name in needed if name not in seen]
+        seen.update(needed)
+    return folder
 
 
 @pytest.mark.parametrize("code", COMPONENTS, ids=["criterion", "pixel decoder", "post-processing"])
-def test_components_run_alone(code: str) -> None:
-    """With torch alone, but for the example on timm, which itself needs torchvision."""
-    source = code if "timm" in code else ONLY_TORCH + code
+def test_components_run_alone(code: str, tmp_path: Path) -> None:
+    """With torch and SciPy alone, and with timm for the example on it."""
+    names = ["torch", "scipy", *(["timm"] if "timm" in code else [])]
+    paths = [str(packages_alone(tmp_path, *names)), str(ROOT)]
+    absent = ["detectron2", "cv2", "fvcore", "pycocotools"]
+    if "timm" not in code:
+        absent += ["timm", "torchvision", "PIL"]
+    source = f"""
+import sys
+from importlib.util import find_spec
+sys.path += {paths}
+assert [name for name in {absent} if find_spec(name)] == []
+{code}"""
     done = subprocess.run(
-        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-S", "-c", source], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert ("[1, 256, 16, 24]" in done.stdout) == ("timm" in code)

@@ -273,8 +273,9 @@ def test_a_run_is_not_started_over_unless_told_to(tmp_path):
 
 @pytest.mark.usefixtures("images")
 def test_a_drawn_seed_is_written_down(tmp_path):
-    cfg = train_net.setup(ours(tmp_path, SEED=-1))
-    assert cfg.SEED >= 0
+    drawn = [train_net.setup(ours(tmp_path / name, SEED=-1)).SEED for name in "ab"]
+    assert min(drawn) >= 0
+    assert drawn[0] != drawn[1]
 
 
 @pytest.mark.usefixtures("images")

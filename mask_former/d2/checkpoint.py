@@ -44,14 +44,14 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
 
     Args:
         model: also wrapped for distributed training.
-        save_dir: where checkpoints are written and looked for.
+        save_dir: the folder in which checkpoints are written and looked for.
         averaged: take the moving average of the weights where the file has it, and say so.
         strict_classes: refuse weights of another number of classes, as evaluation needs; else the
             class layer starts anew, as fine-tuning needs. A resumed run always refuses.
         options: may be set again until something is loaded.
-        record: of the model, saved beside it.
-        class_names: of the model; if given, rows of the class layer go over by name, except where
-            ``strict_classes`` holds. See ``MODEL.CLASSES_BY_NAME``.
+        record: what files say of the model, saved beside it.
+        class_names: names of the model's classes; if given, rows of the class layer go over by
+            name, except where ``strict_classes`` holds. See ``MODEL.CLASSES_BY_NAME``.
         kwargs: as Detectron2's, above all what to save beside the model.
     """
 
@@ -123,7 +123,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         """The last checkpoint of ``save_dir`` if there is one and ``resume`` says so, else a file.
 
         Args:
-            path: of the weights to start from; empty: start from scratch.
+            path: the weights to start from; empty: start from scratch.
             resume: go on with the run whose checkpoints lie in ``save_dir``.
         """
         if self.save_dir and self.save_to_disk:
@@ -132,7 +132,9 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             return super().resume_or_load(path, resume=False)
         self.strict_classes = self._resuming = True
         last = Path(self.get_checkpoint_file())
-        others = sorted(Path(self.save_dir).glob("model_*.pth"), key=_written, reverse=True)
+        others = sorted(
+            Path(self.save_dir).glob("model_*.pth"), key=lambda file: -file.stat().st_mtime
+        )
         torn = []
         for file in [last, *(file for file in others if file != last)]:
             try:
@@ -191,7 +193,12 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
             go_over_by_name(weights, self.model, names, self.class_names, file)
         anew = other_class_counts(weights, self.model)
         if anew and self.strict_classes:
-            raise InputError(_other_classes(file, *next(iter(anew.values()))))
+            found, expected = next(iter(anew.values()))
+            raise InputError(
+                f"{file} has {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}; "
+                f"set it to {found} together with the data sets, or give weights of {expected} "
+                "classes (without --resume and --eval-only, the class layer would start anew)"
+            )
         for key in anew:
             del weights[key]
         incompatible = self._fill_model(file, checkpoint)
@@ -246,18 +253,6 @@ def average_weights(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(state, dict) or "n_averaged" not in state:
         return None
     return {key.removeprefix("module."): x for key, x in state.items() if key != "n_averaged"}
-
-
-def _other_classes(file: str, found: int, expected: int) -> str:
-    return (
-        f"{file} has {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}; set it to "
-        f"{found} together with the data sets, or give weights of {expected} classes (without "
-        "--resume and --eval-only, the class layer would start anew)"
-    )
-
-
-def _written(file: Path) -> float:
-    return file.stat().st_mtime
 
 
 def _require_same_model(file: str, incompatible: Any) -> None:

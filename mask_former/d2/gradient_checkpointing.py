@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from functools import partial
 
 import torch
 from detectron2.modeling.backbone.resnet import ResNet
@@ -51,12 +50,12 @@ class RecomputedStage(nn.Sequential):
 def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # a compiled graph changes statistics once
         return checkpoint(block, x, use_reentrant=False)
-    return checkpoint(block, x, use_reentrant=False, context_fn=partial(_contexts, block))
 
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        """Around the forward pass, and around its repetition."""
+        return contextlib.nullcontext(), _statistics_kept(block)
 
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Around the forward pass, and around its repetition."""
-    return contextlib.nullcontext(), _statistics_kept(block)
+    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
 @contextlib.contextmanager

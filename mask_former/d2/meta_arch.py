@@ -185,7 +185,10 @@ class MaskFormer(nn.Module):
         kind = features.device.type
         if torch.is_autocast_enabled(kind):
             features = features.to(torch.get_autocast_dtype(kind))
-        results = []
+        class_logits = prediction.class_logits[-1]
+        options, results = self.inference, []
+        if options.panoptic or options.instance or options.general_semantic:
+            class_logits = class_logits.cpu()  # one read for all images: queries are chosen there
         # The sums of inference keep single precision, as half would lose small differences.
         with torch.autocast(kind, enabled=False):
             for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
@@ -195,11 +198,11 @@ class MaskFormer(nn.Module):
                     features[i],
                     tuple(images.tensor.shape[-2:]),
                     size,
-                    output if self.inference.upsample_masks_first else size,
+                    output if options.upsample_masks_first else size,
                     projection=prediction.projection,
                     valid_only=self.valid_mask,
                 )
-                results.append(self._result(prediction.class_logits[-1, i], masks, output))
+                results.append(self._result(class_logits[i], masks, output))
         return results
 
     def _traced_results(
@@ -207,11 +210,12 @@ class MaskFormer(nn.Module):
     ) -> list[dict[str, Any]]:
         """Semantic results by whole maps: bands of rows would become constants of the graph."""
         options = self.inference
-        if self.training or options.panoptic or options.instance or options.general_semantic:
+        others = options.panoptic or options.instance or options.general_semantic
+        if self.training or others or self.valid_mask:
             raise InputError(
                 "only marginal semantic results of a model in evaluation can be traced: turn "
-                "MODEL.MASK_FORMER.TEST.PANOPTIC_ON and INSTANCE_ON off, SEMANTIC_ON on, and set "
-                "SEMANTIC_INFERENCE to 'marginal'"
+                "MODEL.MASK_FORMER.TEST.PANOPTIC_ON and INSTANCE_ON off, SEMANTIC_ON on, set "
+                "SEMANTIC_INFERENCE to 'marginal', and turn MODEL.MASK_FORMER.VALID_MASK off"
             )
         prediction = self.network(images.tensor)
         masks = resize(prediction.mask_logits(), images.tensor.shape[-2:])

@@ -26,7 +26,7 @@ class MixedPrecisionTrainer(AccumulatingTrainer):
         Args:
             plain: the loop whose model, data and optimizer it takes over; the data are not begun
                 a second time.
-            dtype: of convolutions and matrix products.
+            dtype: the type of convolutions and matrix products.
         """
         TrainerBase.__init__(self)
         self.__dict__.update(vars(plain))
@@ -51,7 +51,7 @@ class MixedPrecisionTrainer(AccumulatingTrainer):
         self.grad_scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """With the scale of the gradients, where there is one, under Detectron2's name."""
+        """Its state; the scale of the gradients, if there is one, has Detectron2's name."""
         state = super().state_dict()
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()

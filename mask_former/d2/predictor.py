@@ -99,7 +99,8 @@ def predict_batched(
     Images that are padded to the same size share a batch: none sees more padding than alone.
 
     Args:
-        model: in evaluation mode; its ``size_divisibility``, or its backbone's, tells the padding.
+        model: a model in evaluation mode; its ``size_divisibility``, or its backbone's, tells the
+            padding.
         samples: what the model takes for an image each; read a window at a time.
         batch_size: images in a batch, at most; at least 1.
         window: images among which batches are formed; so many results may wait for their turn.
@@ -117,7 +118,9 @@ def predict_batched(
 
 def _predict_window(model: nn.Module, samples: list[Sample], batch_size: int) -> Iterator[Result]:
     results: dict[int, Result] = {}
-    batches = iter(_batches(samples, batch_size, _divisor(model)))
+    # Detectron2's SemanticSegmentor pads to a multiple that its backbone names.
+    holder: Any = model if hasattr(model, "size_divisibility") else model.backbone
+    batches = iter(_batches(samples, batch_size, max(1, holder.size_divisibility)))
     for index in range(len(samples)):
         while index not in results:
             batch = next(batches)
@@ -138,12 +141,6 @@ def _batches(samples: list[Sample], batch_size: int, divisor: int) -> list[list[
         for group in groups.values()
         for start in range(0, len(group), batch_size)
     )
-
-
-def _divisor(model: nn.Module) -> int:
-    """Of padded sizes; Detectron2's ``SemanticSegmentor`` takes its backbone's."""
-    holder: Any = model if hasattr(model, "size_divisibility") else model.backbone
-    return max(1, holder.size_divisibility)
 
 
 def load_predictor(

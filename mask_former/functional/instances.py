@@ -35,7 +35,7 @@ def instance_inference(
     above 0.5). Pairs whose mask is empty are dropped. Masks are formed a band of rows at a time.
 
     Args:
-        class_logits: [Q, K+1]; before the softmax.
+        class_logits: [Q, K+1]; before the softmax. On the host they need not be read.
         mask_logits: [Q, h, w]; before the sigmoid.
         thing_ids: the classes that have instances.
         max_instances: how many pairs to take, by class probability; negative: all.
@@ -49,22 +49,27 @@ def instance_inference(
             f"thing_ids are {sorted(thing_ids)}, but the classes are 0 to {num_classes - 1}"
         )
     masks = as_lazy(mask_logits)
-    things = torch.tensor(sorted(thing_ids), dtype=torch.int64).to(class_logits.device)
-    class_probs = class_logits.to(masks.dtype).softmax(dim=-1)[:, things]  # [Q, T]
+    device = masks.pixel_features.device
+    things = torch.tensor(sorted(thing_ids), dtype=torch.int64)
+    # Pairs are chosen and put in order on the host, so that their masks alone are formed.
+    class_probs = class_logits.cpu().to(masks.dtype).softmax(dim=-1)[:, things]  # [Q, T]
     num_pairs = class_probs.numel() if max_instances < 0 else max_instances
     probs, pair = class_probs.flatten().topk(min(num_pairs, class_probs.numel()))
     query, thing = pair // max(len(things), 1), pair % max(len(things), 1)
     queries, mask_of_pair = query.unique(return_inverse=True)
-    found = _binary_masks(masks.select(queries))
-    area = found.area[mask_of_pair]
-    scores = probs * found.total[mask_of_pair] / area.clamp(min=1)
+    found = _binary_masks(masks.select(queries.to(device)))
+    area, total = torch.stack([found.area.to(found.total.dtype), found.total]).cpu()[
+        :, mask_of_pair
+    ]
+    scores = probs * total / area.clamp(min=1)
     order = scores.where(area > 0, -1).argsort(descending=True, stable=True)  # empty masks last
     order = order[: int((area > 0).sum())]
-    chosen = mask_of_pair[order]
+    chosen = mask_of_pair[order].to(device)
     x0, x1 = _extent(found.columns[chosen])
     y0, y1 = _extent(found.rows[chosen])
     boxes = torch.stack([x0, y0, x1, y1], dim=1).to(torch.float32)
-    return InstanceResult(things[thing[order]], scores[order], found.binary[chosen], boxes)
+    labels, scores = things[thing[order]].to(device), scores[order].to(device)
+    return InstanceResult(labels, scores, found.binary[chosen], boxes)
 
 
 class _BinaryMasks(NamedTuple):
@@ -103,6 +108,7 @@ def _binary_masks(masks: LazyMasks) -> _BinaryMasks:
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
     """First index and last index + 1 of the True entries of each row of [n, length]; 0 if none."""
+    # Counted from 1 the last one is the end; counted from the other side, the first is furthest.
     index = torch.arange(1, occupied.shape[1] + 1, device=occupied.device)
     end = (occupied * index).amax(dim=1)
     start = (occupied * index.flip(0)).amax(dim=1)

@@ -62,7 +62,7 @@ class Resizes(NamedTuple):
 
         Args:
             source: the rows [n, rows, source width] that they need.
-            first: which row of the whole source the first of these is.
+            first: index of the first of these rows in the whole source.
             start: the first row of the result.
             stop: the last row of the result + 1.
         """
@@ -77,7 +77,7 @@ def resizes(source: Size, steps: Sequence[tuple[Size, Size]], like: Tensor) -> R
 
     Args:
         source: height and width of the maps before.
-        steps: for each its size after resizing, and the part of that which is kept.
+        steps: for each resizing the size after it, and the part of that which is kept.
         like: a tensor of the device and the floating type of the maps.
     """
     needed = []
@@ -110,7 +110,7 @@ def bands(size: Size, channels: int, device: torch.device) -> Iterator[tuple[int
     Args:
         size: height and width of the result.
         channels: maps that a band goes through.
-        device: where they are.
+        device: the device of these maps.
     """
     height, width = size
     elements = CACHED if device.type == "cpu" else LAUNCHED
@@ -195,7 +195,7 @@ def lazy_masks(
         padded: height and width in pixels of the input that the features cover.
         size: height and width of the image in it, at the top left.
         output: height and width of the result; None: those of the image.
-        projection: from the features to the embeddings; None: they are the embeddings.
+        projection: leads from the features to the embeddings; None: they are the embeddings.
         valid_only: cut off the cells that are padding alone, after the projection.
     """
     grid = (pixel_features.shape[-2], pixel_features.shape[-1])
@@ -227,10 +227,10 @@ def project_queries(mask_embed: Tensor, projection: Convolution) -> Convolution:
 
     Args:
         mask_embed: [Q, D]
-        projection: from C channels to the embeddings of D.
+        projection: leads from C channels to the embeddings of D.
 
     Returns:
-        From C channels to Q mask logits.
+        A convolution from C channels to Q mask logits.
     """
     weight, bias = projection
     embed = mask_embed.to(weight.dtype)

@@ -109,7 +109,7 @@ def within_image(pixel_embed: Tensor, target: MaskTarget) -> tuple[Tensor, MaskT
 def bipartite_matching(
     prediction: MaskPrediction, targets: Sequence[MaskTarget], weights: LossWeights
 ) -> Matches:
-    """For every layer and image the assignment of minimal cost.
+    """Finds the assignment of minimal cost for every layer and image.
 
     ``min(Q, N)`` pairs an image: with more segments than queries the surplus stays unmatched.
     All costs reach the CPU in one transfer.

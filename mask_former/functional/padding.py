@@ -17,8 +17,8 @@ def image_cells(
 
     Args:
         size: height and width of the image, in pixels.
-        padded: of the batch, (H, W), at least ``size``.
-        grid: of the map that covers the batch, in cells.
+        padded: (H, W) of the batch, at least ``size``.
+        grid: rows and columns of cells of the map that covers the batch.
     """
     rows, columns = (
         -(-pixels * cells // whole) for pixels, whole, cells in zip(size, padded, grid, strict=True)

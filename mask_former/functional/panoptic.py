@@ -2,7 +2,8 @@
 
 Queries that are sure of a class compete for the pixels by class probability times mask
 probability; those that are occluded are dropped. Numbers are float32, or float64 if the input is.
-Nothing here keeps gradients.
+Queries are chosen on the host, from their class logits, so that no mask of another is ever formed;
+pixels are counted where the masks are. Nothing here keeps gradients.
 """
 
 from collections.abc import Collection
@@ -28,17 +29,17 @@ class Contest(NamedTuple):
     """The n queries that are sure of a class, and what is left to each."""
 
     labels: Tensor
-    """[n]; 0..K-1."""
+    """[n]; 0..K-1; on the host, as the next three."""
     scores: Tensor
     """[n]; class probability."""
-    masks: LazyMasks
-    """n of them, formed."""
-    owner: Tensor
-    """[h, w]; int32, which of the n has the pixel; 0 everywhere if n = 0."""
     area: Tensor
     """[n]; pixels owned."""
     kept: Tensor
     """[n]; bool, whether enough of the mask is left."""
+    masks: LazyMasks
+    """n of them, formed."""
+    owner: Tensor
+    """[h, w]; int32, which of the n has the pixel; 0 everywhere if n = 0."""
 
 
 @torch.no_grad()
@@ -54,7 +55,7 @@ def panoptic_inference(
     The defaults of the thresholds are the paper's for COCO (appendix A).
 
     Args:
-        class_logits: [Q, K+1]; before the softmax.
+        class_logits: [Q, K+1]; before the softmax. On the host they need not be read.
         mask_logits: [Q, h, w]; before the sigmoid.
         thing_ids: classes whose segments stay separate; segments of any other class are merged.
         object_mask_threshold: in [0, 1]; a query takes part if its class probability is higher.
@@ -69,33 +70,16 @@ def panoptic_inference(
         ValueError: the logits are not those of one image.
     """
     contest = compete(class_logits, mask_logits, object_mask_threshold, overlap_threshold)
-    columns = (contest.labels, contest.scores, contest.area, contest.kept)
-    # One read; in double precision, in which areas are exact.
-    queries = torch.stack([column.double() for column in columns], dim=1).tolist()
-    segment_of_query, segments = _merge(queries, thing_ids)
-    ids = torch.tensor(segment_of_query or [0], dtype=torch.int32).to(contest.owner.device)
-    return ids[contest.owner.flatten()].view_as(contest.owner), segments
-
-
-def _merge(
-    queries: list[list[float]], thing_ids: Collection[int]
-) -> tuple[list[int], list[Segment]]:
-    """Numbers the segments; ``queries`` are (label, score, area, kept) of each that takes part.
-
-    Returns:
-        The segment id of each query, 0 for none, and the segments.
-    """
     segments: list[Segment] = []
     stuff: dict[int, Segment] = {}
-    segment_of_query = []
-    for label_value, score, area, kept in queries:
-        label = int(label_value)
+    segment_of_query = [0] * len(contest.labels)  # 0 for none
+    rows = zip(*(column.tolist() for column in contest[:4]), strict=True)
+    for query, (label, score, area, kept) in enumerate(rows):
         if not kept:
-            segment_of_query.append(0)
             continue
         if label in stuff:
             segment = stuff[label]
-            segment["area"] += int(area)
+            segment["area"] += area
             segment["score"] = max(segment["score"], score)
         else:
             segment = Segment(
@@ -103,13 +87,14 @@ def _merge(
                 isthing=label in thing_ids,
                 category_id=label,
                 score=score,
-                area=int(area),
+                area=area,
             )
             segments.append(segment)
             if not segment["isthing"]:
                 stuff[label] = segment
-        segment_of_query.append(segment["id"])
-    return segment_of_query, segments
+        segment_of_query[query] = segment["id"]
+    ids = torch.tensor(segment_of_query or [0], dtype=torch.int32).to(contest.owner.device)
+    return ids[contest.owner.flatten()].view_as(contest.owner), segments
 
 
 @torch.no_grad()
@@ -130,25 +115,29 @@ def compete(
             "it for each image of a batch"
         )
     masks = as_lazy(mask_logits)
-    scores, labels = class_logits.to(masks.dtype).softmax(dim=-1).max(dim=-1)
+    scores, labels = class_logits.cpu().to(masks.dtype).softmax(dim=-1).max(dim=-1)
     sure = (labels != class_logits.shape[-1] - 1) & (scores > object_mask_threshold)
-    # One read, of their number; masks of the others are never formed.
     queries = sure.nonzero().flatten()
-    scores, labels, masks = scores[queries], labels[queries], masks.select(queries).formed()
-    owner = scores.new_zeros(masks.size, dtype=torch.int32)
-    original_area, area = scores.new_zeros(2, len(scores), dtype=torch.int64)
+    scores, labels = scores[queries], labels[queries]
+    device = masks.pixel_features.device
+    masks = masks.select(queries.to(device)).formed()
+    owner = torch.zeros(masks.size, dtype=torch.int32, device=device)
+    areas = torch.zeros(2, len(scores), dtype=torch.int64, device=device)  # of the masks, and owned
     if len(scores):
-        rank = torch.arange(len(scores), 0, -1, dtype=scores.dtype, device=scores.device)
+        weights = scores.to(device)
+        rank = torch.arange(len(scores), 0, -1, dtype=scores.dtype, device=device)
         for rows, logits in masks.in_bands(2 * len(scores)):
-            winner, inside = _win(logits, scores, rank)
+            winner, inside = _win(logits, weights, rank)
             owner[rows] = winner
-            original_area += inside
+            areas[0] += inside
             index = winner.flatten().long()
             # Not bincount, which reads from a device.
-            area.scatter_add_(0, index, index.new_ones(()).expand_as(index))
-    # The ratio is taken as the original takes it, in double precision.
+            areas[1].scatter_add_(0, index, index.new_ones(()).expand_as(index))
+    original_area, area = areas.cpu()
+    # The original takes the ratio in double precision, which the host has, but not every device.
     enough = area.double() / original_area >= overlap_threshold
-    return Contest(labels, scores, masks, owner, area, enough & (area > 0) & (original_area > 0))
+    kept = enough & (area > 0) & (original_area > 0)
+    return Contest(labels, scores, area, kept, masks, owner)
 
 
 def _win(logits: Tensor, scores: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:

@@ -116,7 +116,7 @@ def sample_embeddings(maps: Tensor, points: Tensor, size: tuple[int, int]) -> Te
 
 
 def _grid(points: Tensor, size: tuple[int, int]) -> Tensor:
-    """As grid_sample wants them: [1, 1, P, 2] in -1..1."""
+    """The points as grid_sample wants them: [1, 1, P, 2] in -1..1."""
     x, y = points.T
     return torch.stack([x * (2 / size[1]) - 1, y * (2 / size[0]) - 1], dim=1)[None, None]
 
@@ -148,7 +148,7 @@ def point_losses(
     Args:
         mask_embed: [M, D]
         pixel_embed: [D, h, w], of which the sample was taken.
-        sample: of the image.
+        sample: the sample of the image.
         index: [M]; the segment of each pair.
         options: those that the sample was drawn with.
 
@@ -174,6 +174,7 @@ def choose_points(logits: Tensor, valid: Tensor | None, options: PointOptions) -
         valid: [1, P] or None; invalid candidates come last.
         options: how many.
     """
+    # The nearer a logit is to 0, the less sure the mask (PointRend, section 3.1).
     doubt = logits[:, : options.candidates].abs()
     if valid is not None:
         doubt.masked_fill_(~valid[:, : options.candidates], torch.inf)
@@ -208,15 +209,10 @@ class _ChosenLogits(torch.autograd.Function):
         at_points = gradient.new_zeros(len(mask_embed), grid.shape[2]).scatter_(
             1, columns, gradient
         )
-        maps = _sample_backward(at_points, grid, pixel_embed.shape[-2:])
+        # The transpose of sample_embeddings. Only the shape of the maps matters to their gradient.
+        shape = gradient.new_zeros(1).expand(1, len(mask_embed), *pixel_embed.shape[-2:])
+        maps = torch.ops.aten.grid_sampler_2d_backward(
+            at_points[None, :, None], shape, grid, 0, 1, False, [True, False]
+        )[0][0].flatten(1)  # [M, h * w]; 0: bilinear, 1: border
         mask_gradient = maps @ pixel_embed.flatten(1).T
         return mask_gradient, (mask_embed.T @ maps).view(pixel_embed.shape), None, None, None
-
-
-def _sample_backward(gradients: Tensor, grid: Tensor, size: torch.Size) -> Tensor:
-    """The transpose of :func:`sample_embeddings`; [M, P] to [M, h * w]."""
-    # Only the shape of the maps matters to their gradient.
-    maps = gradients.new_zeros(1).expand(1, len(gradients), *size)
-    return torch.ops.aten.grid_sampler_2d_backward(
-        gradients[None, :, None], maps, grid, 0, 1, False, [True, False]
-    )[0][0].flatten(1)  # 0: bilinear, 1: border

@@ -33,7 +33,8 @@ def semantic_inference(
         Scores [K, H, W]; at least 0, not normalised: sums above 1 occur. Or labels [H, W] (int64).
     """
     masks = as_lazy(mask_logits).formed()
-    class_probs = class_logits.to(masks.dtype).softmax(dim=-1)[:, :-1].T  # [K, Q]
+    class_logits = class_logits.to(masks.pixel_features.device, masks.dtype)
+    class_probs = class_logits.softmax(dim=-1)[:, :-1].T  # [K, Q]
 
     def scores(logits: Tensor) -> Tensor:
         return (class_probs @ logits.sigmoid().flatten(1)).view(-1, *logits.shape[1:])
@@ -61,13 +62,14 @@ def general_semantic_inference(
     """
     contest = compete(class_logits, mask_logits, object_mask_threshold, overlap_threshold)
     num_classes = class_logits.shape[-1] - 1
-    weights = (contest.scores * contest.kept)[:, None, None]
+    device = contest.owner.device
+    weights = (contest.scores * contest.kept).to(device)[:, None, None]
+    classes = contest.labels.to(device)[:, None, None]
 
     def scores(logits: Tensor) -> Tensor:
         weighted = logits.sigmoid().mul_(weights)
-        index = contest.labels[:, None, None].expand_as(weighted)
         none = weighted.new_zeros(num_classes, *weighted.shape[1:])
-        return none.scatter_reduce_(0, index, weighted, reduce="amax")
+        return none.scatter_reduce_(0, classes.expand_as(weighted), weighted, reduce="amax")
 
     return _collect(scores, num_classes, contest.masks, output or contest.masks.size, labels)
 

@@ -119,7 +119,8 @@ class SetCriterion(nn.Module):
             num_masks, class_weights = totals[0], totals[1:]
         return _by_name(
             {
-                # Both are 0 where "no object" weighs nothing and there is no segment.
+                # A weighted mean over queries, as DETR's; the paper's weight of "no object" is 0.1
+                # (section 4.1). Both are 0 where that weighs nothing and there is no segment.
                 "loss_ce": self.weights.classification * nll / class_weights.clamp(min=_TINY),
                 "loss_mask": self.weights.mask * focal / num_masks,
                 "loss_dice": self.weights.dice * dice / num_masks,

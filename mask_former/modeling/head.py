@@ -8,11 +8,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..structures import Convolution, MaskPrediction, Padding
-from .layers import is_untouched, plain_convolution
+from .layers import is_untouched, methods_of, plain_convolution
 from .mask_decoder import TransformerMaskDecoder
 from .pixel_decoder import BasePixelDecoder, TransformerEncoderPixelDecoder
 
 _logger = logging.getLogger(__name__)
+
+_OURS: dict[type[nn.Module], list[Any]] = {
+    kind: methods_of(kind)
+    for kind in (TransformerMaskDecoder, BasePixelDecoder, TransformerEncoderPixelDecoder)
+}
+"""The parts whose last convolution can be left to the prediction, and what they do."""
 
 
 class PixelDecoderCheckpoint(nn.Module):
@@ -109,19 +115,19 @@ class MaskFormerHead(PixelDecoderCheckpoint):
 
     def _projection(self) -> Convolution | None:
         """The last convolution of the pixel decoder, if nobody could see that it is left out."""
-        decoder, predictor = self.pixel_decoder, self.predictor
-        ours = type(predictor) is TransformerMaskDecoder and type(decoder) in (
-            BasePixelDecoder,
-            TransformerEncoderPixelDecoder,
-        )
-        if not ours or not is_untouched(predictor) or not is_untouched(decoder):
-            return None
-        return plain_convolution(decoder.mask_features)
+        for part in (self.pixel_decoder, self.predictor):
+            if _OURS.get(type(part)) != methods_of(type(part)) or not is_untouched(part):
+                return None
+        return plain_convolution(self.pixel_decoder.mask_features)
 
 
 def takes_padding(method: Callable[..., Any]) -> bool:
-    """Whether a part wants to be told of padding: whether it has an argument of that name."""
-    return "padding" in inspect.signature(method).parameters
+    """Whether a part wants to be told of padding: whether it has an argument of that name.
+
+    So does whoever takes any keyword, as wrappers do that pass on what they get.
+    """
+    parameters = inspect.signature(method).parameters
+    return "padding" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _told(method: Callable[..., Any], padding: Padding | None) -> dict[str, Padding]:

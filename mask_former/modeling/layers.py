@@ -1,7 +1,9 @@
 """Small building blocks that several modules share."""
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -52,14 +54,31 @@ class ConvNorm(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, h, w] to [B, out_channels, h, w]."""
         x = self.norm(super().forward(x))
-        # In place: no norm keeps its output for its gradient.
-        return F.relu_(x) if self.relu else x
+        # In place, since no norm keeps its output for its gradient; but a hook may keep it.
+        return F.relu(x, inplace=is_untouched(self.norm)) if self.relu else x
+
+
+_METHODS = ("forward", "forward_features", "decode", "encode", "_conv_forward")
+
+
+def methods_of(kind: type[nn.Module]) -> list[Any]:
+    """What a shortcut relies on in a class; taken at import, it tells if a class was patched."""
+    return [getattr(kind, name, None) for name in _METHODS]
+
+
+_PLAIN_METHODS = methods_of(nn.Conv2d)
 
 
 def is_untouched(module: nn.Module) -> bool:
     """Whether a module runs its class's methods and nothing else: it has no hook and no patch."""
-    patched = {"forward", "forward_features", "decode", "encode"} & vars(module).keys()
-    return not (patched or module._forward_hooks or module._forward_pre_hooks)
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    of_all_modules = torch.nn.modules.module._has_any_global_hook()
+    return not (any(hooks) or of_all_modules or set(_METHODS) & vars(module).keys())
 
 
 def plain_convolution(module: nn.Module) -> Convolution | None:
@@ -68,7 +87,9 @@ def plain_convolution(module: nn.Module) -> Convolution | None:
     Whoever computes with the weights in the module's place leaves out subclasses, hooks and other
     ways of padding, so these are not plain.
     """
-    if type(module) is not nn.Conv2d or not is_untouched(module) or module.bias is None:
+    if type(module) is not nn.Conv2d or methods_of(nn.Conv2d) != _PLAIN_METHODS:
+        return None
+    if not is_untouched(module) or module.bias is None:
         return None
     side = module.kernel_size[0]
     found = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups)

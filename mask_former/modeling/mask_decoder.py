@@ -22,7 +22,7 @@ class TransformerMaskDecoder(nn.Module):
         mask_dim: D, the channels of the per-pixel embedding.
         num_heads: attention heads.
         feedforward: width of the FFNs.
-        dropout: in [0, 1).
+        dropout: share of dropped activations, in [0, 1).
         encoder_layers: transformer encoder layers ahead of the decoder.
         decoder_layers: transformer decoder layers; at least 1.
         pre_norm: norm before each step instead of after it.
@@ -62,6 +62,7 @@ class TransformerMaskDecoder(nn.Module):
             self.input_proj = nn.Conv2d(in_channels, hidden_dim, kernel_size=1)
             init_conv(self.input_proj)
         self.class_embed = None if num_classes is None else nn.Linear(hidden_dim, num_classes + 1)
+        # Two hidden layers, as in the paper (section 4.1).
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, num_layers=3)
 
     def forward(

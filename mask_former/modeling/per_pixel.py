@@ -11,7 +11,7 @@ from .criterion import mean_over_ranks, world_size
 from .head import PixelDecoderCheckpoint
 from .mask_decoder import TransformerMaskDecoder
 
-# Of the per-pixel embeddings, and so of the scores.
+# Pixels of the input for a cell of the per-pixel embeddings, and so of the scores.
 _STRIDE = 4
 
 Result = tuple[Tensor | None, dict[str, Tensor]]

@@ -103,8 +103,9 @@ class BasePixelDecoder(nn.Module):
         x = self.get_submodule(f"layer_{len(self.in_features)}")(x)
         for i in range(len(fine), 0, -1):
             lateral = self.get_submodule(f"adapter_{i}")(fine[i - 1])
-            lateral += F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
-            x = self.get_submodule(f"layer_{i}")(lateral)
+            # The map that is new is changed in place; the other may be kept by a hook.
+            coarser = F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
+            x = self.get_submodule(f"layer_{i}")(coarser.add_(lateral))
         return x, encoded
 
     def encode(self, coarsest: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor | None]:
@@ -143,7 +144,7 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
         encoder_layers: transformer encoder layers.
         num_heads: attention heads.
         feedforward: width of the FFNs.
-        dropout: in [0, 1).
+        dropout: share of dropped activations, in [0, 1).
         pre_norm: norm before each step instead of after it.
         conv_dim: channels inside the decoder, the encoder included; even, and divisible by
             ``num_heads``.

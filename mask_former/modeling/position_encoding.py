@@ -30,7 +30,7 @@ def sine_position_encoding(
         height: h.
         width: w.
         channels: C; even.
-        device: where the result is to be.
+        device: the device of the result.
         padded: [B, h, w], bool; the cells that are padding alone. None: none is.
 
     Returns:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .window_attention import WindowAttention, join_windows, shift_mask, split_windows
+from .window_attention import WindowAttention, join_windows, shift_mask, split_windows, whole
 
 
 class PatchEmbed(nn.Module):
@@ -27,7 +27,11 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] to [B, ceil(H / patch), ceil(W / patch), C]."""
         height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        right, bottom = (
+            whole(width, self.patch_size) - width,
+            whole(height, self.patch_size) - height,
+        )
+        images = F.pad(images, (0, right, 0, bottom))
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
 
@@ -42,9 +46,9 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] to [B, ceil(H / 2), ceil(W / 2), 2 C]."""
         _, height, width, _ = x.shape
-        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-        even, odd = x[:, ::2], x[:, 1::2]
-        x = torch.cat([even[:, :, ::2], odd[:, :, ::2], even[:, :, 1::2], odd[:, :, 1::2]], dim=-1)
+        x = F.pad(x, (0, 0, 0, whole(width, 2) - width, 0, whole(height, 2) - height))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # [B, rows, 2, columns, 2, C]
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # a cell, then the one below, then the next two
         return self.reduction(self.norm(x))
 
 
@@ -112,11 +116,11 @@ class SwinBlock(nn.Module):
 
     def _attend(self, x: Tensor, apart: Tensor) -> Tensor:
         window, (height, width) = self.window, x.shape[1:3]
+        size = whole(height, window), whole(width, window)
         # Padding is zero after the norm, and attends like any other cell.
-        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+        x = F.pad(x, (0, 0, 0, size[1] - width, 0, size[0] - height))
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        size = (x.shape[1], x.shape[2])
         windows = self.attn(split_windows(x, window), apart if self.shift else None)
         x = join_windows(windows, window, size)
         if self.shift:
@@ -232,7 +236,11 @@ class SwinTransformer(nn.Module):
         Args:
             images: [B, 3, H, W]; normalised, of any size.
         """
-        x = self.pos_drop(self._with_positions(self.patch_embed(images)))
+        x = self.patch_embed(images)
+        if self.absolute_pos_embed is not None:
+            pos = F.interpolate(self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic")
+            x = x + pos.permute(0, 2, 3, 1)
+        x = self.pos_drop(x)
         # Features lie as the model's convolutions do.
         weight = self.patch_embed.proj.weight
         is_last = weight.is_contiguous(memory_format=torch.channels_last)
@@ -247,12 +255,6 @@ class SwinTransformer(nn.Module):
                 normed = self.get_submodule(f"norm{stage}")(x)
                 features[name] = normed.permute(0, 3, 1, 2).contiguous(memory_format=layout)
         return features
-
-    def _with_positions(self, x: Tensor) -> Tensor:
-        if self.absolute_pos_embed is None:
-            return x
-        pos = F.interpolate(self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic")
-        return x + pos.permute(0, 2, 3, 1)
 
     def _computed(self) -> list[str]:
         """The features up to the last one that is given."""

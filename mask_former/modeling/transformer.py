@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Attention(nn.MultiheadAttention):
-    """As its parent with ``batch_first``, and with the same parameters.
+    """Does what its parent does with ``batch_first``, with the same parameters.
 
     Its parent goes over to [S, B, C], where a product with the weights is one for each token: in
     half precision they are copied as often, and a batch takes 1.3 to 1.5 times as long.
@@ -58,7 +58,7 @@ class LayerOptions(NamedTuple):
     feedforward: int = 2048
     """Width of the FFN."""
     dropout: float = 0.1
-    """In [0, 1)."""
+    """Share of dropped activations, in [0, 1)."""
     pre_norm: bool = False
     """Norm before each step instead of after it."""
 
@@ -129,7 +129,7 @@ class TransformerDecoderLayer(_Layer):
             query_pos: their learned positions [1, Q, C].
             memory: image tokens [B, S, C].
             pos: their position encoding, as for :class:`TransformerEncoder`.
-            padded: which of them are padding.
+            padded: tells which of them are padding.
 
         Returns:
             Queries [B, Q, C].
@@ -186,7 +186,7 @@ class TransformerDecoder(nn.Module):
             query_pos: learned positions [1, Q, C].
             memory: image tokens [B, S, C].
             pos: their position encoding, as for :class:`TransformerEncoder`.
-            padded: which of them are padding.
+            padded: tells which of them are padding.
 
         Returns:
             [L, B, Q, C]; one entry for each layer.
@@ -217,7 +217,7 @@ class Transformer(nn.Module):
             x: image tokens [B, S, C].
             pos: their position encoding, as for :class:`TransformerEncoder`.
             query_pos: learned positions of the queries [1, Q, C].
-            padded: which image tokens are padding.
+            padded: tells which image tokens are padding.
         """
         return self.decoder(query_pos, self.encoder(x, pos, padded), pos, padded)
 

@@ -59,7 +59,7 @@ class WindowAttention(nn.Module):
             bias = bias + _APART * apart[:, None].to(bias.dtype)  # [n, heads, N, N]
         # The fused kernels take four axes. Where windows share the bias, each is an image of its
         # own; else they stand beside the heads.
-        windows = x.reshape(-1, bias.shape[0], *x.shape[-2:])
+        windows = x.flatten(0, 1)[:, None] if apart is None else x
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
         # [*, n or 1, N, 3, heads, C / heads] to three of [*, n * heads or heads, N, C / heads]
         query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind()
@@ -67,7 +67,8 @@ class WindowAttention(nn.Module):
             query,
             key,
             value,
-            bias.flatten(0, 1)[None].to(query.dtype),
+            # To the whole batch, as an exporter takes a batch that is left to be fitted for 1.
+            bias.flatten(0, 1).to(query.dtype).expand(query.shape[0], -1, -1, -1),
             self.attention_dropout if self.training else 0.0,
             self.scale,
             _CUDA_GRID if query.is_cuda else None,
@@ -91,16 +92,15 @@ def _attention(
         query: [batch, heads, N, C / heads], like ``key`` and ``value``.
         key: what the queries are compared with.
         value: what they find.
-        bias: [1, heads, N, N], added to the attention logits.
+        bias: [batch, heads, N, N], added to the attention logits.
         dropout: share of dropped attention weights.
         scale: factor of the attention logits.
-        most: how long the axes of batch and heads may be; None: of any length.
+        most: the greatest length of the axes of batch and heads; None: there is no limit.
     """
     for axis in (0, 1):
         if most is not None and query.shape[axis] > most:
-            parts = [tensor.split(most, axis) for tensor in (query, key, value)]
-            biases = bias.split(most, axis) if axis else [bias] * len(parts[0])
-            rows = zip(*parts, biases, strict=True)
+            parts = [tensor.split(most, axis) for tensor in (query, key, value, bias)]
+            rows = zip(*parts, strict=True)
             done = [_attention(q, k, v, some, dropout, scale, most) for q, k, v, some in rows]
             return torch.cat(done, dim=axis)
     return F.scaled_dot_product_attention(
@@ -115,11 +115,19 @@ def relative_position_index(window: int) -> Tensor:
     return offsets[..., 0] * (2 * window - 1) + offsets[..., 1]
 
 
+def whole(length: int, part: int) -> int:
+    """The least multiple of a part that is no less than a length.
+
+    Written so that an exporter's symbols stay simple: it is seen that it is a multiple.
+    """
+    return (length + part - 1) // part * part
+
+
 def split_windows(x: Tensor, window: int) -> Tensor:
     """[B, H, W, C] to [B, n, N, C], windows in row-major order; sides are multiples of a window."""
     batch, height, width, channels = x.shape
     x = x.view(batch, height // window, window, width // window, window, channels)
-    return x.transpose(2, 3).reshape(batch, -1, window * window, channels)
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def join_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
@@ -134,16 +142,17 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
 
     Args:
         height: height of the map, before it is padded to whole windows.
-        width: its width.
+        width: width of the map, before it is padded.
         window: side of a window; the shift is half of it, rounded down.
-        device: where the result is to be.
+        device: the device of the result.
 
     Returns:
         bool [n, N, N]
     """
 
     def regions(length: int) -> Tensor:
-        padded = -(-length // window) * window
+        padded = whole(length, window)
+        # After the shift the last window holds cells of both ends of an axis; others are whole.
         position = torch.arange(padded, device=device)
         return (position >= padded - window).long() + (position >= padded - window // 2).long()
 

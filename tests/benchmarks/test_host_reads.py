@@ -15,6 +15,12 @@ def test_reads_are_counted() -> None:
         assert reads.count == 4
         _ = x[x > 1], x.nonzero()
         assert reads.count == 6
+        host = 2 * (x + x).cpu()
+        assert reads.count == 7
+        _ = host.tolist(), int(host[0]), host.nonzero(), host[host > 1]  # is on the host
+        assert reads.count == 7
+        _ = (host + (x + x)).tolist()  # comes from the device, too
+        assert reads.count == 8
 
 
 def test_work_runs_uncompiled() -> None:

@@ -1,14 +1,19 @@
 """The code paths of CUDA without a device: fake tensors, which know device, type and shape alone.
 
-An operator that mixes devices raises, and so does every read of a value but the declared ones.
+An operator that mixes devices raises, and so does every read of a value but by a copy to the host.
 The backward pass needs a real device: autograd asks it for a context.
 """
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import ImageList
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mask_former.d2.build.model import build_model
 from tests.d2.tiny_models import (
@@ -30,36 +35,70 @@ CONFIGURATIONS = {
 }
 
 
-class Host:
-    """What a tensor on the device is like when it has been read: small whole numbers."""
+def small_numbers(tensor: torch.Tensor) -> np.ndarray:
+    """What might stand in a tensor that has no values."""
+    return np.arange(tensor.numel(), dtype=np.float32).reshape(tuple(tensor.shape)) % 3
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.shape = tuple(tensor.shape)
 
-    def numpy(self) -> np.ndarray:
-        return np.arange(np.prod(self.shape), dtype=np.float32).reshape(self.shape) % 3
+# What is done with a tensor on the host, and what it finds there.
+ON_THE_HOST = {
+    "numpy": small_numbers,
+    "tolist": lambda t: small_numbers(t).astype(int).tolist(),
+    "__int__": lambda t: 2,
+    "nonzero": lambda t: torch.arange(2)[:, None],
+    "unique": lambda t, **_: (torch.arange(2), torch.zeros(t.shape, dtype=torch.int64)),
+}
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the declared reads that happened; each finds something plausible."""
+    """The copies from the device to the host; any other read of what is there raises."""
     happened: list[str] = []
+    copy = FakeTensor.cpu
 
-    def read(name: str, find: object) -> None:
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device.type == "cuda":
+            happened.append("cpu")
+        return copy(tensor)
+
+    def on_the_host(name: str, find: Callable[..., object]) -> None:
         original = getattr(FakeTensor, name)
 
-        def declared(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
-            if tensor.device.type != "cuda":
+        def found(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
+            if tensor.device.type == "cuda":
                 return original(tensor, *args, **kwargs)
-            happened.append(name)
-            return find(tensor)
+            return find(tensor, **kwargs)
 
-        monkeypatch.setattr(FakeTensor, name, declared)
+        monkeypatch.setattr(FakeTensor, name, found)
 
-    read("cpu", Host)  # the matching costs
-    read("tolist", lambda t: Host(t).numpy().tolist())  # the table of segments
-    read("nonzero", lambda t: torch.arange(2, device=t.device)[:, None])  # queries that are sure
+    # Without a device autocast would turn itself off.
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    monkeypatch.setattr(FakeTensor, "cpu", counted)
+    for name, find in ON_THE_HOST.items():
+        on_the_host(name, find)
     return happened
+
+
+class NoDoublesOnTheDevice(TorchDispatchMode):
+    """Refuses float64 on the device, as MPS does, which has none."""
+
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: object = (), kwargs: object = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, result)):
+            if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float64:
+                assert leaf.device.type == "cpu", func
+        return result
+
+
+@contextmanager
+def on_a_device(dtype: torch.dtype) -> Iterator[None]:
+    """Fake tensors, without float64 on the device, under autocast to a half type."""
+    mixed = torch.autocast("cuda", dtype, enabled=dtype != torch.float32)
+    with FakeTensorMode(), NoDoublesOnTheDevice(), mixed:
+        yield
 
 
 def real_model(options: dict) -> torch.nn.Module:
@@ -89,7 +128,7 @@ def inputs(training: bool) -> list[dict]:
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_losses_mix_no_devices_and_read_once(name, dtype, reads):
     model = real_model(CONFIGURATIONS[name]).train()
-    with FakeTensorMode(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+    with on_a_device(dtype):
         to_cuda(model)
         losses = model(inputs(training=True))
         assert all(loss.device.type == "cuda" for loss in losses.values())
@@ -102,7 +141,7 @@ def test_losses_mix_no_devices_and_read_once(name, dtype, reads):
 @torch.no_grad()
 def test_semantic_results_mix_no_devices_and_read_nothing(name, dtype, reads):
     model = real_model(CONFIGURATIONS[name]).eval()
-    with FakeTensorMode(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+    with on_a_device(dtype):
         to_cuda(model)
         for x, result in zip(inputs(False), model(inputs(training=False)), strict=True):
             assert result["sem_seg"].device.type == "cuda"
@@ -111,14 +150,22 @@ def test_semantic_results_mix_no_devices_and_read_nothing(name, dtype, reads):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "kinds", [["PANOPTIC"], ["INSTANCE"], ["PANOPTIC", "INSTANCE", "SEMANTIC"]]
+)
 @torch.no_grad()
-def test_segments_read_twice_an_image(dtype, reads):
-    keys = {"PANOPTIC_ON": True, "SEMANTIC_ON": False}
-    options = {f"{MASK_FORMER}.TEST.{key}": value for key, value in keys.items()}
+def test_class_logits_are_read_once_and_each_kind_once_an_image(kinds, dtype, reads):
+    options = {f"{MASK_FORMER}.TEST.SEMANTIC_ON": False}
+    options |= {f"{MASK_FORMER}.TEST.{kind}_ON": True for kind in kinds}
     options |= {"DATASETS.TRAIN": ("shapes_panoptic_train",), f"{HEAD}.NUM_CLASSES": 7}
     model = real_model(options).eval()
-    with FakeTensorMode(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+    with on_a_device(dtype):
         to_cuda(model)
-        results = model(inputs(training=False))
-        assert all(r["panoptic_seg"][0].device.type == "cuda" for r in results)
-    assert reads == ["nonzero", "tolist"] * 2
+        for result in model(inputs(training=False)):
+            assert len(result) == len(kinds)
+            maps = result["panoptic_seg"][0] if "panoptic_seg" in result else None
+            found = result["instances"].get_fields() if "instances" in result else {}
+            tensors = [maps, *(getattr(x, "tensor", x) for x in found.values())]
+            assert {x.device.type for x in tensors if x is not None} == {"cuda"}
+    asking = [kind for kind in kinds if kind != "SEMANTIC"]
+    assert reads == ["cpu"] * (1 + 2 * len(asking))

@@ -1,14 +1,21 @@
 """The head, and checkpoints of every layout that its parts have had."""
 
 import logging
+import re
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from mask_former.modeling.head import MaskFormerHead
 from mask_former.modeling.mask_decoder import TransformerMaskDecoder
-from mask_former.modeling.pixel_decoder import BasePixelDecoder, TransformerEncoderPixelDecoder
+from mask_former.modeling.pixel_decoder import (
+    BasePixelDecoder,
+    PixelDecoderOutput,
+    TransformerEncoderPixelDecoder,
+)
 from mask_former.structures import Padding
 
 CHANNELS = {"res4": 4, "res5": 6}
@@ -95,6 +102,20 @@ class Doubled(BasePixelDecoder):
         return 2 * pixel_embed, encoded
 
 
+class Doubling(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+class Tripled(nn.Sequential):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+def scaled(self, x):
+    return 2 * nn.Conv2d.forward(self, x)
+
+
 def mend(head, kind):
     """Replaces a part, or gives it what a shortcut would not see."""
     decoder = head.pixel_decoder
@@ -114,16 +135,40 @@ def mend(head, kind):
     elif kind == "patched":
         plain = decoder.mask_features.forward
         decoder.mask_features.forward = lambda x: plain(x) + 1
+    elif kind == "backward hook":
+        decoder.mask_features.register_full_backward_hook(lambda *_: None)
+    elif kind == "weight norm":
+        torch.nn.utils.weight_norm(decoder.mask_features)
+        decoder.mask_features.weight_g.data *= 2
+    elif kind == "parametrization":
+        parametrize.register_parametrization(decoder.mask_features, "weight", Doubling())
+    elif kind == "pruned":
+        prune.l1_unstructured(decoder.mask_features, "weight", 0.5)
+    elif kind == "compiled":
+        decoder.mask_features = torch.compile(Tripled(decoder.mask_features), backend="eager")
+    elif kind == "partial":
+        plain = decoder.forward
+        decoder.forward = partial(
+            lambda f, x, p=None: PixelDecoderOutput(2 * f(x, p)[0], None), plain
+        )
+    elif kind == "inner convolution":
+        plain = decoder.mask_features._conv_forward
+        decoder.mask_features._conv_forward = lambda *a: 2 * plain(*a)
+    elif kind == "convolution of another class":
+        decoder.mask_features.__class__ = type("Scaled", (nn.Conv2d,), {"forward": scaled})
     elif kind == "dilated":
         decoder.mask_features = nn.Conv2d(32, 7, 3, padding=2, dilation=2)
     elif kind == "without bias":
         decoder.mask_features = nn.Conv2d(32, 7, 1, bias=False)
 
 
-KINDS = ["predictor", "decoder", "reflect", "hook", "hook of the decoder", "sequential"]
+KINDS = """predictor, decoder, reflect, hook, hook of the decoder, sequential, patched, dilated,
+without bias, weight norm, parametrization, pruned, compiled, partial, inner convolution,
+convolution of another class, backward hook"""
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "patched", "dilated", "without bias"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("kind", re.split(r",\s+", KINDS))
 @torch.no_grad()
 def test_other_parts_get_the_plain_way(kind):
     """Evaluation gives what training gives, which takes no shortcut."""
@@ -136,8 +181,51 @@ def test_other_parts_get_the_plain_way(kind):
     assert torch.equal(found.mask_logits(), expected.mask_logits())
     if kind == "predictor":
         assert torch.equal(head.predictor.seen, found.pixel_embed)
-    else:
+    elif kind != "backward hook":
         assert (found.mask_logits() - before.mask_logits()).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, BasePixelDecoder, TransformerMaskDecoder])
+@torch.no_grad()
+def test_patched_classes_get_the_plain_way(kind, monkeypatch):
+    head, given = make_head(), features()
+    plain = kind.forward
+
+    def patched(self, *args):
+        output = plain(self, *args)
+        if kind is nn.Conv2d:
+            return 2 * output
+        return output._replace(**{output._fields[0]: 2 * output[0]})
+
+    monkeypatch.setattr(kind, "forward", patched)
+    found, expected = head.eval()(given), head.train()(given)
+    assert found.projection is None
+    assert_same(found, expected)
+
+
+@torch.no_grad()
+def test_a_hook_of_all_modules_gets_the_plain_way():
+    head, given = make_head(), features()
+
+    def doubled(module, inputs, output):
+        return 2 * output if isinstance(module, nn.Conv2d) else None
+
+    with nn.modules.module.register_module_forward_hook(doubled):
+        found, expected = head.eval()(given), head.train()(given)
+    assert found.projection is None
+    assert_same(found, expected)
+
+
+@torch.no_grad()
+def test_hooks_may_keep_what_they_see():
+    """Nothing is changed in place behind their back."""
+    head, given, kept = make_head(), features(), []
+    for name in ("adapter_1", "layer_1.norm", "layer_2.norm", "layer_2"):
+        module = head.pixel_decoder.get_submodule(name)
+        module.register_forward_hook(lambda _, __, output: kept.append((output, output.clone())))
+    head(given)
+    assert len(kept) == 4
+    assert all(torch.equal(output, then) for output, then in kept)
 
 
 PADDING = Padding([(24, 32), (15, 9)], (24, 32))
@@ -154,6 +242,27 @@ def test_padding_reaches_the_decoders(encoder):
     without = head(given)
     assert torch.allclose(prediction.class_logits[:, 0], without.class_logits[:, 0], atol=1e-5)
     assert not torch.allclose(prediction.class_logits[:, 1], without.class_logits[:, 1], atol=1e-3)
+
+
+class Wrapped(nn.Module):
+    """As those that share a model among processes: it takes anything and passes it on."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+def test_padding_reaches_a_wrapped_decoder():
+    head, given = make_head(in_feature="res4"), features()
+    expected = head(given, PADDING)
+    head.predictor = Wrapped(head.predictor)
+    found = head(given, PADDING)
+    assert found.projection is None
+    torch.testing.assert_close(found.mask_logits(), expected.mask_logits())
+    assert (found.mask_logits() - head(given).mask_logits()).abs().max() > 1e-3
 
 
 def test_other_projects_parts_need_not_know_of_padding():

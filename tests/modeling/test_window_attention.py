@@ -58,5 +58,7 @@ def test_more_windows_or_heads_than_a_grid_takes_change_nothing(most):
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 12, 6, 4, 2, dtype=torch.float64)
     bias = torch.randn(1, 6, 4, 4, dtype=torch.float64)
-    whole = _attention(query, key, value, bias, 0.0, 0.3, None)
-    torch.testing.assert_close(_attention(query, key, value, bias, 0.0, 0.3, most), whole)
+    whole = _attention(query, key, value, bias.expand(len(query), -1, -1, -1), 0.0, 0.3, None)
+    torch.testing.assert_close(
+        _attention(query, key, value, bias.expand(len(query), -1, -1, -1), 0.0, 0.3, most), whole
+    )

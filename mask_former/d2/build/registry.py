@@ -49,9 +49,9 @@ def get(registry: Registry, name: str, key: str) -> Callable:
     """The builder of that name, ours before others'.
 
     Args:
-        registry: where to look.
-        name: of the component.
-        key: of the configuration that gave the name, for the message.
+        registry: where the name is looked up.
+        name: the name of the component.
+        key: the configuration's key that gave the name, for the message.
 
     Raises:
         InputError: nobody has registered the name.

@@ -39,11 +39,12 @@ class DescribedSet(NamedTuple):
 
     def paths(self) -> dict[str, str]:
         """The folders and files, under their names in the metadata."""
+        json_key = "json_file" if self.description.task == "instance" else "panoptic_json"
         written = {
             "image_root": self.split.images,
             "sem_seg_root": self.split.labels if self.description.task == "semantic" else None,
             "panoptic_root": self.split.panoptic,
-            _json_key(self.description): self.split.json,
+            json_key: self.split.json,
         }
         return {key: self._path(value) for key, value in written.items() if value is not None}
 
@@ -65,7 +66,9 @@ class DescribedSet(NamedTuple):
         Raises:
             InputError: a file or a folder is missing, or it contradicts the description.
         """
-        check_paths(self.name, {**refresh_paths(self), **self._unregistered_paths()})
+        unregistered = {"sem_seg_root": self.split.labels, "list": self.split.list}
+        paths = {k: self._path(v) for k, v in unregistered.items() if v is not None}
+        check_paths(self.name, {**refresh_paths(self), **paths})
         if not self.split.is_labelled or self.description.task == "semantic":
             return list(self._semantic_samples())
         if self.description.task == "instance":
@@ -80,10 +83,6 @@ class DescribedSet(NamedTuple):
 
     def _path(self, written: str) -> str:
         return self.description.path(written)
-
-    def _unregistered_paths(self) -> dict[str, str]:
-        written = {"sem_seg_root": self.split.labels, "list": self.split.list}
-        return {key: self._path(value) for key, value in written.items() if value is not None}
 
     def _semantic_samples(self) -> Iterator[Sample]:
         for pair in self._pairs():
@@ -115,13 +114,15 @@ class DescribedSet(NamedTuple):
         Detectron2's loader makes numbers of them, which ADE20K's are not, and knows no labels.
         """
         paths = self.paths()
-        content = _read_json(paths["panoptic_json"], "panoptic JSON")
+        json_file = paths["panoptic_json"]
+        with naming(json_file, "panoptic JSON"), open(json_file, encoding="utf-8") as stream:
+            content = json.load(stream)
         images = {pair.stem: pair.image for pair in pictures(paths["image_root"])}
         named = {image.get("id"): image.get("file_name") for image in content.get("images", ())}
         categories = self.description.categories()
         for annotation in content["annotations"]:
             file_name = annotation["file_name"]
-            where = f"{paths['panoptic_json']} ({file_name})"
+            where = f"{json_file} ({file_name})"
             stem = os.path.splitext(file_name)[0]
             image = os.path.splitext(named.get(annotation["image_id"]) or file_name)[0]
             fallback = os.path.join(paths["image_root"], f"{stem}.jpg")
@@ -175,15 +176,6 @@ class DescribedSet(NamedTuple):
                 if category is None:
                     annotation["iscrowd"] = 1
             yield sample
-
-
-def _json_key(description: Description) -> str:
-    return "json_file" if description.task == "instance" else "panoptic_json"
-
-
-def _read_json(file: str, what: str) -> dict[str, Any]:
-    with naming(file, what), open(file, encoding="utf-8") as stream:
-        return json.load(stream)
 
 
 def _semantic_metadata(classes: tuple[Class, ...]) -> dict[str, Any]:
@@ -251,7 +243,10 @@ def register_all() -> list[str]:
             _register(row)
         elif registered_row(row.name) is None:
             taken.append(row.name)
-    _add_ade20k_colors()
+    for split in ("train", "val"):
+        metadata = MetadataCatalog.get(f"ade20k_sem_seg_{split}")
+        if metadata.get("stuff_colors") is None:
+            metadata.stuff_colors = [entry["color"] for entry in read_categories("ade20k_150")]
     return taken
 
 
@@ -295,13 +290,6 @@ def registered_row(name: str) -> DescribedSet | None:
     return row if isinstance(row, DescribedSet) else None
 
 
-def _add_ade20k_colors() -> None:
-    for split in ("train", "val"):
-        metadata = MetadataCatalog.get(f"ade20k_sem_seg_{split}")
-        if metadata.get("stuff_colors") is None:
-            metadata.stuff_colors = [entry["color"] for entry in read_categories("ade20k_150")]
-
-
 def read_categories(table: str) -> list[dict[str, Any]]:
     """The classes of a data set in the order of their contiguous ids.
 
@@ -331,13 +319,10 @@ def refresh_paths(row: DescribedSet) -> dict[str, str]:
 def check_paths(name: str, paths: dict[str, str]) -> None:
     """Refuses a data set whose folders or annotation files are missing or empty."""
     for key, path in paths.items():
-        if not _has_content(path):
+        is_filled = PathManager.isdir(path) and bool(PathManager.ls(path))
+        if not (is_filled or PathManager.isfile(path)):
             raise InputError(
                 f"data set {name} needs {path} ({key}), which does not exist or is empty; put or "
                 "prepare it there, or set DETECTRON2_DATASETS, before Python starts, to the folder "
                 f"that holds the data sets ({describe_root()})"
             )
-
-
-def _has_content(path: str) -> bool:
-    return PathManager.isfile(path) or (PathManager.isdir(path) and bool(PathManager.ls(path)))

@@ -31,6 +31,11 @@ _CLASS_KEYS = ("name", "id", "values", "color", "thing")
 _SPLIT_PATHS = ("images", "labels", "panoptic", "json", "list")
 _SPLIT_KEYS = ("name", *_SPLIT_PATHS, "image_suffix", "label_suffix")
 _NEEDED = {"panoptic": ("panoptic", "json"), "instance": ("json",), "semantic": ()}
+_USED = {
+    "semantic": ("labels",),
+    "panoptic": ("labels", "panoptic", "json"),
+    "instance": ("json",),
+}
 _ROOT_VARIABLE = "$DETECTRON2_DATASETS"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _DEFAULT_IGNORE, _WIDE_IGNORE = 255, 65535  # of 8 and of 16 bits
@@ -151,7 +156,8 @@ def read_description(file: str) -> Description:
     if background == "class":
         if task != "semantic":
             raise InputError(f"{file}: `background: class` is for semantic data; give ignore")
-        classes += (Class("background", _free_id(classes), (), None, False),)
+        free_id = max((entry.id for entry in classes), default=-1) + 1
+        classes += (Class("background", free_id, (), None, False),)
     description = Description(
         file,
         name,
@@ -292,10 +298,6 @@ def _read_values(file: str, where: str, values: Any, has_colors: bool) -> tuple[
     return tuple(values)
 
 
-def _free_id(classes: tuple[Class, ...]) -> int:
-    return max((entry.id for entry in classes), default=-1) + 1
-
-
 def _read_splits(file: str, name: str, task: str, content: Any) -> list[Split]:
     _check_keys(file, "splits", content, content if isinstance(content, dict) else ())
     splits = []
@@ -310,7 +312,7 @@ def _read_splits(file: str, name: str, task: str, content: Any) -> list[Split]:
             raise InputError(f"{file}: {where} has no images; give the folder of its pictures")
         labels = [part for part in ("labels", "panoptic", "json") if part in entry]
         missing = [part for part in _NEEDED[task] if part not in entry]
-        unused = [part for part in labels if part not in _used(task)]
+        unused = [part for part in labels if part not in _USED[task]]
         if labels and missing:
             needed = ", ".join(missing)
             raise InputError(f"{file}: {where} has no {needed}, which {task} data need; add it")
@@ -327,12 +329,6 @@ def _read_splits(file: str, name: str, task: str, content: Any) -> list[Split]:
     if twice := {each for each in names if names.count(each) > 1}:
         raise InputError(f"{file}: two splits are named {', '.join(twice)}; name them apart")
     return splits
-
-
-def _used(task: str) -> tuple[str, ...]:
-    return {"semantic": ("labels",), "instance": ("json",)}.get(
-        task, ("labels", "panoptic", "json")
-    )
 
 
 def _check_unambiguous(description: Description) -> None:

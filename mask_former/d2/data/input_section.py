@@ -32,10 +32,14 @@ def detr_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
             "INPUT.SCALE_JITTER is set, which INPUT.DATASET_MAPPER_NAME detr_panoptic does not "
             "know; take mask_former_panoptic, or set it to []"
         )
+    flip, crop = _flips(cfg) if is_train else [], None
+    if cfg.INPUT.CROP.ENABLED and is_train:
+        resize = ResizeShortestEdge(_DETR_CROP_SIZES, sample_style="choice")
+        crop = [resize, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)]
     return {
         **_shared_arguments(cfg, is_train),
-        "crop_gen": _detr_crop(cfg) if cfg.INPUT.CROP.ENABLED and is_train else None,
-        "tfm_gens": [*(_flips(cfg) if is_train else []), _resize(cfg, is_train)],
+        "crop_gen": crop,
+        "tfm_gens": [*flip, _resize(cfg, is_train)],
     }
 
 
@@ -131,8 +135,3 @@ def _resize(cfg: CfgNode, is_train: bool) -> T.Augmentation:
         return ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     return ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
-
-
-def _detr_crop(cfg: CfgNode) -> Augmentations:
-    resize = ResizeShortestEdge(_DETR_CROP_SIZES, sample_style="choice")
-    return [resize, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)]

@@ -33,7 +33,7 @@ class TrainingMapper(ABC):
     Args:
         is_train: must be True; evaluation has a mapper of its own.
         augmentations: applied in order, to image and labels.
-        image_format: of the image that the model sees, ``"RGB"`` or ``"BGR"``.
+        image_format: the channels of the image that the model sees, ``"RGB"`` or ``"BGR"``.
         size_divisibility: the side to which samples are padded, whatever the name of the key says;
             larger ones are cut to it. Not positive: samples keep their size.
         num_classes: K, to check labels against. None checks no ids.
@@ -263,7 +263,7 @@ class EvaluationMapper:
 
     Args:
         augmentations: applied in order.
-        image_format: of the image that the model sees, ``"RGB"`` or ``"BGR"``.
+        image_format: the channels of the image that the model sees, ``"RGB"`` or ``"BGR"``.
     """
 
     @configurable

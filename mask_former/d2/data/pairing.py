@@ -71,7 +71,7 @@ def match(
 
     Args:
         found: the pictures.
-        folder: of the label maps.
+        folder: the folder of the label maps.
         image_suffix: the end of the pictures' stems.
         label_suffix: the end of the label maps' stems.
 

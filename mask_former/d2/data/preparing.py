@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TypeVar
 
@@ -117,10 +116,10 @@ def as_they_come(
         prepare: a function of the script that runs, or of a module that can be imported.
         items: the work.
         workers: processes; 1: this one alone.
-        title: of the progress bar.
+        title: the title of the progress bar.
 
     Raises:
-        InputError: of the first item that has one, or when a worker was killed.
+        InputError: that of the first item that has one, or a worker was killed.
     """
 
     def shown(results: Iterator[Result]) -> Iterator[Result]:
@@ -130,21 +129,17 @@ def as_they_come(
         yield from shown(map(prepare, items))
         return
     chunk = max(1, min(_MAX_CHUNK, len(items) // (4 * workers)))
+    # Workers start from a fresh process: forked from one with threads, they may hang.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # the imports that take long, once for all
     try:
-        with ProcessPoolExecutor(workers, _worker_context(), _start_worker) as pool:
+        with ProcessPoolExecutor(workers, context, _start_worker) as pool:
             yield from shown(pool.map(prepare, items, chunksize=chunk))
     except BrokenProcessPool as error:
         raise InputError(
             f"{title}: a worker was killed, as the system does when memory runs out; run this "
             f"again with fewer than --workers {workers}: what is finished is kept"
         ) from error
-
-
-def _worker_context() -> BaseContext:
-    """Workers start from a fresh process: forked from one with threads, they may hang."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # the imports that take long, once for all
-    return context
 
 
 def _start_worker() -> None:
@@ -255,7 +250,7 @@ def check_labels(
         path: the prepared file.
         made_from: the file to blame.
         expected: [H, W]; what the conversion gives.
-        size: of its image.
+        size: height and width of its image.
         num_classes: K; ids must be 0..K-1.
         ignore_label: the one other id that is allowed.
     """
@@ -286,7 +281,7 @@ def check_folder(folder: Path, names: Collection[str]) -> None:
 
     Args:
         folder: files that start with a dot or have another suffix do not count.
-        names: of all files that were prepared.
+        names: names of all files that were prepared.
     """
     suffixes = {Path(name).suffix for name in names}
     entries = {path.name for path in folder.iterdir() if path.suffix in suffixes}

@@ -11,7 +11,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.text import Text
 
-from .regions import Box, Color, Found, Region, to_bytes
+from .regions import Color, Found, Region, to_bytes
 
 OPACITY = {"classes": 0.8, "segments_info": 0.7, "instances": 0.5}
 _OFF_WHITE = (1.0, 1.0, 0.94)
@@ -44,7 +44,7 @@ class Label(NamedTuple):
     x: int
     y: int
     size: float
-    """Of the letters, relative to the size that suits the picture."""
+    """Size of the letters, relative to the one that suits the picture."""
     color: Color
 
 
@@ -64,9 +64,8 @@ class SteadyVisualizer(Visualizer):
                 self.draw_box(region.box, edge_color=region.color)
         for label in place_labels(strokes, self.img.shape[:2], self._measure):
             text = self._write(label.text, label.size, label.color)
-            x, y, _, _ = self._extent(
-                text
-            )  # a little left of and above (0, 0): the ground's margin
+            # A little left of and above (0, 0): the margin of its ground.
+            x, y, _, _ = self._extent(text)
             text.set_position((label.x - x, label.y - y))
         return self.output
 
@@ -98,7 +97,7 @@ class SteadyVisualizer(Visualizer):
         assert ground is not None  # Detectron2 draws every text on one
         box = ground.get_window_extent(renderer)
         scale = self.output.scale
-        # In pixels of the drawing y points up.
+        # In the drawing's own pixels y points up.
         return (
             box.x0 / scale,
             self.output.height - box.y1 / scale,
@@ -136,7 +135,9 @@ class FastVisualizer:
         for region, opacity, window in strokes:
             self._fill(region, opacity, window)
             if region.box is not None:
-                self._draw_box(region.box, to_bytes(region.color))
+                x0, y0, x1, y1 = (round(value) for value in region.box)
+                color = to_bytes(region.color)
+                cv2.rectangle(self.image, (x0, y0), (x1 - 1, y1 - 1), color, self._line)
         height, width = self.image.shape[:2]
         for label in place_labels(strokes, (height, width), self._measure):
             self._write(label)
@@ -148,10 +149,6 @@ class FastVisualizer:
         outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(painted, outlines, -1, to_bytes(edge_color(region)), self._line)
         cv2.copyTo(painted, mask, view)
-
-    def _draw_box(self, box: Box, color: tuple[int, ...]) -> None:
-        x0, y0, x1, y1 = (round(value) for value in box)
-        cv2.rectangle(self.image, (x0, y0), (x1 - 1, y1 - 1), color, self._line)
 
     def _letters(self, size: float) -> tuple[float, int]:
         """OpenCV's scale and thickness of letters of a relative size."""
@@ -228,7 +225,7 @@ def place_labels(
     since a label of stuff has more places to go to. What has no room has no label.
 
     Args:
-        strokes: in drawing order.
+        strokes: the regions in drawing order.
         size: height and width of the picture.
         measure: the size of a text.
     """
@@ -261,9 +258,9 @@ def place_inside(
 
     Args:
         mask: [h, w]; uint8, the window of it.
-        window: where that lies in the picture.
-        width: of the label.
-        height: of the label.
+        window: the place of that window in the picture.
+        width: pixels that the label is wide.
+        height: pixels that it is high.
 
     Returns:
         x and y of the label's upper left corner in the picture.
@@ -292,9 +289,9 @@ def place_beside(
 
     Args:
         blocked: [H, W]; uint8.
-        window: of a thing.
-        width: of the label.
-        height: of the label.
+        window: the window of a thing.
+        width: pixels that the label is wide.
+        height: pixels that it is high.
 
     Returns:
         x and y of the label's upper left corner.
@@ -331,7 +328,7 @@ def text_color(color: Color) -> Color:
 
 
 def blending_table(color: Color, opacity: float) -> np.ndarray:
-    """For each value of a channel that of its blend with a colour: [1, 256, 3], for ``cv2.LUT``."""
+    """What each value of a channel becomes, blended with a colour: [1, 256, 3], for ``cv2.LUT``."""
     values = np.arange(256.0)[None, :, None]
     blend = (1 - opacity) * values + opacity * 255 * np.asarray(color)
     return np.rint(blend).astype(np.uint8)

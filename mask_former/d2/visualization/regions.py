@@ -102,7 +102,7 @@ def find_regions(
         metadata: names and colours, see ``class_metadata``.
         semantic_threshold: pixels whose best semantic score is lower belong to no class; a model
             that gives labels has no scores to compare.
-        tracker: of the frames before; none for a single picture.
+        tracker: the tracker of the frames before; none for a single picture.
     """
     tracker = tracker or Tracker()
     if "panoptic_seg" in predictions:
@@ -174,8 +174,10 @@ def _instances(instances: Instances, metadata: Metadata, tracker: Tracker) -> li
     regions = []
     for i, (category, mask, score, box, number) in enumerate(rows, start=1):
         name, color = _appearance(metadata, "thing", category, number)
-        box = _tight_box(mask) if box is None else tuple(box)
-        regions.append(Region(i, category, name, True, color, mask, score, box))
+        if box is None:
+            x, y, width, height = cv2.boundingRect(mask)
+            box = float(x), float(y), float(x + width), float(y + height)
+        regions.append(Region(i, category, name, True, color, mask, score, tuple(box)))
     return regions
 
 
@@ -192,11 +194,6 @@ def _fractions(color: Sequence[float]) -> Color:
 
 def _pixels(mask: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(mask, dtype=bool).view(np.uint8)
-
-
-def _tight_box(mask: np.ndarray) -> Box:
-    x, y, width, height = cv2.boundingRect(mask)
-    return float(x), float(y), float(x + width), float(y + height)
 
 
 def variant(color: Color, number: int) -> Color:

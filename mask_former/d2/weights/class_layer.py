@@ -66,11 +66,11 @@ def go_over_by_name(
     tells which did. Case, hyphens and underscores make no other name.
 
     Args:
-        weights: of the checkpoint, by name; changed in place to the model's classes.
+        weights: the checkpoint's, by name; changed in place to the model's classes.
         model: its classes are ``ours``.
         theirs: names of the checkpoint's classes; one that two have is nobody's.
         ours: names of the model's.
-        file: that the checkpoint is from.
+        file: the file that the checkpoint is from.
 
     Raises:
         InputError: either's classes have no names, or not as many as the layer has rows.
@@ -89,7 +89,11 @@ def go_over_by_name(
     for key, beside in entries.items():
         name = key.removeprefix("module.")
         value, kept = torch.as_tensor(weights[key]), own[name].detach().cpu().clone()
-        _check_rows(file, key, len(value) - beside, theirs)
+        if (number := len(value) - beside) != len(theirs):
+            raise InputError(
+                f"{file} names {len(theirs)} classes, but its {key} has rows for {number}; set "
+                "MODEL.CLASSES_BY_NAME False, or give another file"
+            )
         if name == NO_OBJECT_WEIGHTS:  # of no class in particular
             weights[key] = value if value.shape == kept.shape else kept
         elif value.shape[1:] == kept.shape[1:]:  # else the checkpointer's table tells
@@ -113,11 +117,3 @@ def _rows_by_name(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
 
 def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
-
-
-def _check_rows(file: str, key: str, number: int, names: Sequence[str]) -> None:
-    if number != len(names):
-        raise InputError(
-            f"{file} names {len(names)} classes, but its {key} has rows for {number}; set "
-            "MODEL.CLASSES_BY_NAME False, or give another file"
-        )

@@ -35,7 +35,7 @@ def convert_file(
     """Writes the weights of a file as a backbone file of Detectron2.
 
     Args:
-        args: of :func:`parse_args`.
+        args: what :func:`parse_args` gives.
         convert: gives the weights their new names.
         author: who made them, as Detectron2 notes it.
 

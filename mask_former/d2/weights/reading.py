@@ -63,7 +63,8 @@ def read_weights(file: str, *, trusted: bool = False) -> dict[str, Any]:
     """
     _refuse_what_a_download_leaves(file)
     with _naming(file):
-        content = _reader(file)(file, trusted)
+        read = _read_safetensors if file.endswith(".safetensors") else _read_torch
+        content = (_read_pickle if file.endswith(".pkl") else read)(file, trusted)
         checkpoint = _checkpoint(content) if isinstance(content, dict) else {"model": content}
     _check_weights(file, checkpoint["model"])
     return checkpoint
@@ -132,12 +133,6 @@ def _check_address(path: str) -> None:
             ModelCatalog.get(path.removeprefix("catalog://"))
         except RuntimeError as error:
             raise InputError(f"MODEL.WEIGHTS is {path}: {error}; give a file") from error
-
-
-def _reader(file: str) -> Callable[[str, bool], Any]:
-    if file.endswith(".safetensors"):
-        return _read_safetensors
-    return _read_pickle if file.endswith(".pkl") else _read_torch
 
 
 @contextmanager
@@ -288,10 +283,6 @@ def _reconstruct(*_: Any) -> _Array:
     return _Array((0,), np.int8)
 
 
-def _scalar(dtype: Any, data: bytes | str) -> np.generic:
-    return _numbers(data, dtype)[0]
-
-
 def _from_buffer(data: bytes, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
     flat = _numbers(data, dtype)
     if axes is not None:
@@ -312,16 +303,8 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> torch
     if not isinstance(storage, torch.storage.TypedStorage):
         raise pickle.UnpicklingError("a tensor without a storage")
     flat = torch.tensor([], dtype=storage.dtype).set_(storage)
-    # Of a copy of the elements, so that no size can reach beyond them.
+    # The view is of a copy of the elements, so that no size can reach beyond them.
     return flat.as_strided(tuple(size), tuple(stride), offset).clone()
-
-
-def _parameter(data: torch.Tensor, *_: Any) -> torch.Tensor:
-    return data
-
-
-def _size(dimensions: Any) -> tuple[int, ...]:
-    return tuple(dimensions)
 
 
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
@@ -331,14 +314,14 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch.storage", "_load_from_bytes"): _storage,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch", "Size"): _size,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+    ("torch", "Size"): tuple,
     **{
         (f"numpy.{core}.{module}", name): function  # NumPy 2 renamed its core
         for core in ("core", "_core")
         for module, name, function in (
             ("multiarray", "_reconstruct", _reconstruct),
-            ("multiarray", "scalar", _scalar),
+            ("multiarray", "scalar", lambda dtype, data: _numbers(data, dtype)[0]),
             ("numeric", "_frombuffer", _from_buffer),
         )
     },

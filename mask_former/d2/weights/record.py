@@ -31,13 +31,13 @@ class ModelRecord(NamedTuple):
     config: str
     """All keys, as YAML."""
     classes: list[Class]
-    """In the order of their contiguous ids; none where the data set does not name them."""
+    """The classes in the order of their contiguous ids; none where the data set names none."""
     ignore_value: int
     """The label of pixels without a class."""
     input_format: str
     """The order of the channels that the model sees."""
     version: str
-    """Of this package, when the file was written."""
+    """The version of this package that wrote the file."""
 
     @classmethod
     def of(cls, cfg: CfgNode) -> "ModelRecord":
@@ -68,7 +68,7 @@ class ModelRecord(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """Of the classes."""
+        """The names of the classes."""
         return [entry["name"] for entry in self.classes]
 
     def names_to_go_by(self, cfg: CfgNode) -> list[str]:
@@ -110,7 +110,7 @@ class ModelRecord(NamedTuple):
         """The configuration, without what belongs to the machine or the data of the training.
 
         Args:
-            file: that holds the record; for errors.
+            file: the file that holds the record; for errors.
 
         Returns:
             Not frozen; of ``DATASETS`` only the names of ``TEST`` are left.
