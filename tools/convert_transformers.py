@@ -25,6 +25,7 @@ from mask_former.d2.checkpoint import MaskFormerCheckpointer
 from mask_former.d2.config import load_config
 from mask_former.d2.data.preparing import replacing, telling_errors
 from mask_former.d2.errors import InputError
+from mask_former.d2.model_record import load_trained_config
 from mask_former.d2.weights import read_weights
 
 State = dict[str, Tensor]
@@ -401,7 +402,7 @@ def convert_to(weights: str, config_file: str | None, output: Path) -> None:
     Raises:
         InputError: it has something that they lack.
     """
-    cfg = load_config(config_file, ["MODEL.WEIGHTS", weights], device="cpu")
+    cfg = load_trained_config(config_file, ["MODEL.WEIGHTS", weights], device="cpu")
     theirs = their_config(cfg)
     model = build_model(cfg)
     MaskFormerCheckpointer(model).load(weights)
@@ -453,7 +454,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     target = directions.add_parser("to", help="ours to theirs")
     target.add_argument("input", help="the checkpoint")
     target.add_argument("output", type=Path, help="the folder to write")
-    target.add_argument("--config-file", metavar="FILE", help="YAML of the checkpoint")
+    target.add_argument(
+        "--config-file", metavar="FILE", help="YAML; default: that of the checkpoint"
+    )
     return parser.parse_args(argv)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Writes a trained model as one file that ONNX Runtime, PyTorch or OpenVINO runs by itself.
 
-    tools/export.py model_final.pth model.onnx --format onnx --config-file config.yaml
+    tools/export.py model_final.pth model.onnx --format onnx
 
 The file takes a picture's bytes and the size of the result, and gives labels or segments; it is
 compared with the model before it gets its name. mask_former/runtime.py runs it without PyTorch.

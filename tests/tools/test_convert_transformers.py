@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mask_former.d2.build.model import build_model
+from mask_former.d2.config import load_config
 from tests.d2.tiny_models import MASK_FORMER, SWIN, WITH_ENCODER, make_cfg
 
 transformers = pytest.importorskip("transformers", minversion="5.23")
