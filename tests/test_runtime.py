@@ -110,7 +110,7 @@ def test_files_are_turned_as_they_say(tmp_path):
 
 
 def test_nothing_heavy_is_imported():
-    code = f"{BLOCKED}import mask_former.runtime\nprint(sorted(m for m in sys.modules if '.' not in m))"
+    code = f"{BLOCKED}import mask_former.runtime\nprint(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "scipy" not in done.stdout

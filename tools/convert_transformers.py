@@ -110,7 +110,7 @@ UNUSED = (r".*\.num_batches_tracked", r".*encoder\.model\.layernorm\..*", r"crit
 
 DEPTHS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
 """Blocks of the stages of a ResNet."""
-KEYS = (  # ours, theirs, by their path
+KEYS: tuple[tuple[str, str], ...] = (  # ours, theirs, by their path
     ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "num_labels"),
     ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "fpn_feature_size"),
     ("MODEL.SEM_SEG_HEAD.MASK_DIM", "mask_feature_size"),

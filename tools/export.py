@@ -125,8 +125,7 @@ def load_model(args: argparse.Namespace) -> tuple[Predictor, str]:
     opts = ["MODEL.DEVICE", "cpu", *args.opts]
     if args.task:
         opts += [f"MODEL.MASK_FORMER.TEST.{TASK_KEYS[args.task]}", "True"]
-    files: list[str] = [name for name in (args.config_file, args.weights) if name]
-    predictor = load_predictor(*files, opts=opts)
+    predictor = load_predictor(args.config_file, args.weights, opts)
     if args.size:
         predictor.aug = Resized((args.size[0], args.size[1]))
     return predictor, "raw" if args.raw else args.task or default_task(predictor.cfg)

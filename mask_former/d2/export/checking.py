@@ -122,8 +122,15 @@ def compare(
     """
     reports = [_compare_one(predictor, model, picture, task) for picture in pictures]
     columns = zip(*reports, strict=True)
-    combined = (max, np.mean, sum, sum, np.mean, np.mean)
-    return Report(*(combine(column) for combine, column in zip(combined, columns, strict=True)))
+    difference, pixels, matched, regions, eager, exported = map(np.asarray, columns)
+    return Report(
+        float(difference.max()),
+        float(pixels.mean()),
+        int(matched.sum()),
+        int(regions.sum()),
+        float(eager.mean()),
+        float(exported.mean()),
+    )
 
 
 def _compare_one(predictor: Predictor, model: Model, picture: np.ndarray, task: str) -> Report:

@@ -1,5 +1,7 @@
 """One task of a model, from the bytes of pictures to its result, in tensors alone."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -41,6 +43,11 @@ def default_task(cfg: CfgNode) -> str:
 class ExportedModel(nn.Module):
     """Normalises, pads, runs the network and forms the result; no shape depends on a value."""
 
+    model: Any
+    """As given, with attributes that nn.Module's type does not know."""
+    divisor: int
+    """Images are padded to a multiple."""
+
     def __init__(self, model: nn.Module, task: str, half: bool = False) -> None:
         """Wraps a model.
 
@@ -68,9 +75,8 @@ class ExportedModel(nn.Module):
         self.model = model
         self.task = task
         self.dtype = torch.float16 if half else torch.float32
-        self.divisor = max(
-            1, model.backbone.size_divisibility if self.per_pixel else model.size_divisibility
-        )
+        padder: Any = model.backbone if self.per_pixel else model
+        self.divisor = max(1, padder.size_divisibility)
         if half:
             model.backbone.half()
             model.sem_seg_head.half()
@@ -129,8 +135,10 @@ class ExportedModel(nn.Module):
             return best(scores if options.upsample_masks_first else resize(scores, output))
         masks = resize(masks, output)
         if self.task == "panoptic":
-            return panoptic_segments(class_logits, masks, options.thing_ids, *thresholds)
-        return instance_segments(class_logits, masks, options.thing_ids, options.max_instances)
+            found = panoptic_segments(class_logits, masks, options.thing_ids, *thresholds)
+        else:
+            found = instance_segments(class_logits, masks, options.thing_ids, options.max_instances)
+        return tuple(found)  # plain, as torch.export.save knows no other
 
 
 def best(scores: Tensor) -> Outputs:
