@@ -37,8 +37,10 @@ def assert_same(graph, path, format_, sizes, tolerance=1e-4):
             assert a.dtype == b.dtype
             if a.dtype.kind == "f":
                 assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
-            else:
+            elif a.ndim > 2:
                 assert (a == b).mean() > 0.999
+            else:  # areas, in which a pixel on the edge of two segments may count here or there
+                assert np.abs(a - b).max() <= 5
     return model
 
 
