@@ -13,7 +13,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import BitMasks, Instances
 from torch import nn
 
-from ...runtime import VOID, Model
+from ...runtime import VOID, Model, read_picture
 from ..errors import InputError
 from ..evaluation.choice import build_evaluator
 from ..predictor import Predictor
@@ -183,7 +183,10 @@ def evaluate(cfg: CfgNode, predictor: Predictor, model: Model, name: str) -> dic
     cfg.defrost()
     for task, key in TASK_KEYS.items():
         cfg.MODEL.MASK_FORMER.TEST[key] = task == model.info.task
-    sides: list[nn.Module] = [predictor.model, _AsModel(model)]
+    sides = [
+        _Side(lambda picture: predictor(picture[:, :, ::-1])),
+        _Side(lambda picture: as_result(model, picture)),
+    ]
     found: dict[str, list[float]] = {}
     for side in sides:
         loader = Trainer.build_test_loader(cfg, name)
@@ -195,42 +198,42 @@ def evaluate(cfg: CfgNode, predictor: Predictor, model: Model, name: str) -> dic
     return found
 
 
-class _AsModel(nn.Module):
-    """An exported model that takes and gives what Detectron2's models do."""
+class _Side(nn.Module):
+    """What Detectron2 evaluates: from pictures as their files have them to results."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, result: Callable[[np.ndarray], dict[str, Any]]) -> None:
         super().__init__()
-        self.model = model
+        self.result = result
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The results of images that are resized already."""
-        return [self._result(x) for x in batched_inputs]
+        """Each side resizes for itself: what the mapper has done counts for nothing."""
+        return [self.result(np.asarray(read_picture(x["file_name"]))) for x in batched_inputs]
 
-    def _result(self, sample: dict[str, Any]) -> dict[str, Any]:
-        image = sample["image"].numpy().astype(np.uint8)
-        size = sample["height"], sample["width"]
-        feed = {"image": image[None], "height": np.asarray(size[0]), "width": np.asarray(size[1])}
-        pixels, *columns = (torch.from_numpy(np.asarray(x[0])) for x in self.model.run(feed))
-        if self.model.info.task == "semantic":
-            return {"sem_seg": pixels.long()}
-        classes, scores, areas = columns
-        present = classes >= 0
-        if self.model.info.task == "instance":
-            masks = pixels[present].bool()
-            boxes = BitMasks(masks).get_bounding_boxes()
-            columns_ = {"scores": scores[present], "pred_classes": classes[present].long()}
-            return {"instances": Instances(size, pred_masks=masks, pred_boxes=boxes, **columns_)}
-        segments = [
-            {
-                "id": row + 1,
-                "category_id": int(classes[row]),
-                "isthing": int(classes[row]) in self.model.info.thing_ids,
-                "score": float(scores[row]),
-                "area": int(areas[row]),
-            }
-            for row in range(int(present.sum()))
-        ]
-        return {"panoptic_seg": (pixels, segments)}
+
+def as_result(model: Model, picture: np.ndarray) -> dict[str, Any]:
+    """What the model would give, of the tensors that its file gives."""
+    pixels, *columns = (torch.from_numpy(np.array(x[0])) for x in model.tensors(picture))
+    if model.info.task == "semantic":
+        return {"sem_seg": pixels.long()}
+    classes, scores, areas = columns
+    present = classes >= 0
+    if model.info.task == "instance":
+        masks = pixels[present].bool()
+        instances = Instances(picture.shape[:2], pred_masks=masks, scores=scores[present])
+        instances.pred_boxes = BitMasks(masks).get_bounding_boxes()
+        instances.pred_classes = classes[present].long()
+        return {"instances": instances}
+    segments = [
+        {
+            "id": row + 1,
+            "category_id": label,
+            "isthing": label in model.info.thing_ids,
+            "score": float(scores[row]),
+            "area": int(areas[row]),
+        }
+        for row, label in enumerate(classes[present].tolist())
+    ]
+    return {"panoptic_seg": (pixels, segments)}
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
