@@ -25,8 +25,8 @@ from mask_former.d2.checkpoint import MaskFormerCheckpointer
 from mask_former.d2.config import load_config
 from mask_former.d2.data.preparing import replacing, telling_errors
 from mask_former.d2.errors import InputError
-from mask_former.d2.model_record import load_trained_config
-from mask_former.d2.weights import read_weights
+from mask_former.d2.weights.reading import read_weights
+from mask_former.d2.weights.record import load_trained_config
 
 State = dict[str, Tensor]
 
