@@ -133,7 +133,10 @@ def test_names_of_published_files(tool: ModuleType, old: str, new: str):
     [
         (WITH_ENCODER, r"PIXEL_DECODER_NAME is 'TransformerEncoderPixelDecoder'"),
         ({"MODEL.RESNETS.STEM_TYPE": "deeplab"}, r"MODEL\.RESNETS\.STEM_TYPE is 'deeplab'"),
-        ({"MODEL.RESNETS.DEPTH": 18}, r"MODEL\.RESNETS\.DEPTH is 18"),
+        (
+            {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64},
+            r"MODEL\.RESNETS\.DEPTH is 18",
+        ),
         ({f"{MASK_FORMER}.PRE_NORM": True}, r"MASK_FORMER\.PRE_NORM is True"),
         ({f"{MASK_FORMER}.TRANSFORMER_IN_FEATURE": "res4"}, r"IN_FEATURE is 'res4'"),
     ],
