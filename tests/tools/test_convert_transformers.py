@@ -21,6 +21,7 @@ RESNET = {
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
     "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
 }
+BASIC = {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64}
 KINDS = {"resnet": RESNET, "swin": {**SWIN, "MODEL.SWIN.DEPTHS": [1, 2, 1, 1]}}
 kinds = pytest.mark.parametrize("kind", KINDS)
 

@@ -77,8 +77,10 @@ def write(graph: ExportedModel, info: Information, request: Request, path: Path)
 def trace(graph: ExportedModel, size: tuple[int, int] | None) -> ExportedProgram:
     """The graph for a batch of any length, and for results of any size."""
     # A picture of almost as much padding as there can be, so that cells that may be padding are,
-    # and of sides that nothing else has: what is equal here would be taken to be so always.
-    height, width = size or (2 * graph.divisor + 11, 3 * graph.divisor + 13)
+    # and of sides that nothing else has, in the coarsest map either: what is equal or one here
+    # would be taken to be so always.
+    step = max(graph.divisor, 32)
+    height, width = size or (2 * step + 11, 3 * step + 13)
     sides = {} if size else {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     dynamic = {"image": {0: Dim.DYNAMIC, **sides}, "height": Dim.DYNAMIC, "width": Dim.DYNAMIC}
     image = torch.zeros(2, 3, height, width, dtype=torch.uint8)
