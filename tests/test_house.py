@@ -16,11 +16,13 @@ OURS = {*LOWER, "mask_former.modeling", "mask_former.d2", "mask_former"}
 # Detectron2 and what it depends on; torch is among that.
 DETECTRON2 = {"detectron2", "torch", "fvcore", "iopath", "omegaconf", "pycocotools", "yacs", "yaml"}
 DETECTRON2 |= {"cloudpickle", "matplotlib", "tabulate", "tensorboard", "termcolor", "tqdm"}
-# Asked for by name where it is needed and missing.
-OPTIONAL = {"safetensors", "supervision", "timm", "wandb"}
+# Asked for by name where one is needed and missing.
+OPTIONAL = {"onnx", "onnxruntime", "openvino", "safetensors", "supervision", "timm", "wandb"}
 
 ALLOWED = {  # part of the package: what it may import beside the standard library
     "mask_former/__init__.py": set(),
+    # May be copied by itself.
+    "mask_former/runtime.py": {"numpy", "PIL", "onnxruntime"},
     # The original's paths, two lines each, for those that other projects import.
     "mask_former/config.py": {"mask_former.d2"},
     "mask_former/mask_former_model.py": {"mask_former.d2"},

@@ -20,8 +20,10 @@ def image_cells(
         padded: (H, W) of the batch, at least ``size``.
         grid: rows and columns of cells of the map that covers the batch.
     """
+    # Rounded up without numbers below 0: graphs of other runtimes divide those towards 0.
     rows, columns = (
-        -(-pixels * cells // whole) for pixels, whole, cells in zip(size, padded, grid, strict=True)
+        cells - (whole - pixels) * cells // whole
+        for pixels, whole, cells in zip(size, padded, grid, strict=True)
     )
     return rows, columns
 
