@@ -64,7 +64,7 @@ class Predictor(DefaultPredictor):
         if self.input_format == "RGB":
             picture = picture[:, :, ::-1]
         resized = self.aug.get_transform(picture).apply_image(picture)
-        image = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
+        image = torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1)  # bytes, as read
         return {"image": image, "height": height, "width": width}
 
 
