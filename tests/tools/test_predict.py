@@ -3,11 +3,12 @@
 import json
 
 import pytest
+import torch
 
-from tests.d2.prediction.conftest import PANOPTIC, TINY, photos, tiny_weights  # noqa: F401
+from tests.d2.prediction.conftest import PANOPTIC, photos, tiny_weights  # noqa: F401
 from tests.small_runs import flat
 
-OPTS = ["--opts", *flat({**TINY, **PANOPTIC})]
+OPTS = ["--opts", *flat(PANOPTIC)]
 
 
 def test_from_pictures_to_a_page(tool, tiny_weights, photos, tmp_path, capsys):  # noqa: F811
@@ -52,8 +53,12 @@ def test_arguments_that_are_refused(tool, argv, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_one_sentence_about_bad_input(tool, tmp_path):
+def test_one_sentence_about_bad_input(tool, tiny_weights, tmp_path):  # noqa: F811
+    nothing = [str(tmp_path / "none"), str(tmp_path / "out"), *OPTS]
     with pytest.raises(SystemExit, match=r"^error: .*has no picture"):
-        tool.main(["w.pth", str(tmp_path / "none"), str(tmp_path / "out"), *OPTS])
+        tool.main([tiny_weights, *nothing])
+    torch.save({"model": {}}, tmp_path / "bare.pth")
+    with pytest.raises(SystemExit, match=r"^error: .*does not carry its configuration"):
+        tool.main([str(tmp_path / "bare.pth"), *nothing])
     with pytest.raises(SystemExit, match=r"^error: .*those there are: none"):
         tool.main(["--merge", str(tmp_path)])

@@ -9,29 +9,27 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from detectron2.data.catalog import Metadata
+from detectron2.config import CfgNode
 
+from ..model_record import known_classes
 from ..run.files import replacing
+from ..visualization.regions import class_metadata
 from .gallery import write_gallery
 from .journal import Row, Rows, regions_of
 
 
-def categories(metadata: Metadata) -> list[dict[str, Any]]:
-    """The classes as COCO lists them; ``id`` is the model's number, from 0 on.
-
-    Args:
-        metadata: see :func:`~mask_former.d2.visualization.regions.class_metadata`.
-    """
-    things = set(getattr(metadata, "thing_dataset_id_to_contiguous_id", {}).values())
-    entries = []
-    for number, name in enumerate(metadata.stuff_classes):
-        thing = number in things
-        if thing and number < len(metadata.thing_classes):
-            name = metadata.thing_classes[number]
-        colors = metadata.thing_colors if thing else metadata.stuff_colors
-        color = [int(value) for value in colors[number % len(colors)]]
-        entries.append({"id": number, "name": name, "isthing": int(thing), "color": color})
-    return entries
+def categories(cfg: CfgNode) -> list[dict[str, Any]]:
+    """The classes as COCO lists them; ``id`` is the model's number, from 0 on."""
+    known, plain = known_classes(cfg), class_metadata(cfg)
+    return [
+        {
+            "id": number,
+            "name": entry.get("name", plain.stuff_classes[number]),
+            "isthing": int(entry.get("isthing", False)),
+            "color": entry.get("color", [int(value) for value in plain.stuff_colors[number]]),
+        }
+        for number, entry in enumerate(known or [{}] * len(plain.stuff_classes))
+    ]
 
 
 def assemble(folder: Path, rows: Rows, settings: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..run.files import remove_unfinished, replacing
-from ..visualization.regions import class_metadata
 from .assembly import assemble, categories
 from .journal import WHOLE, Journal, Part, Row, Rows, keep_settings, parts_in
 from .sources import Item, find_items
@@ -58,7 +57,7 @@ def predict(job: Job, source: str, part: Part = WHOLE, rows_of: RowsOf = local_r
         "gallery": job.thumbnails,
         "min_score": job.min_score,
         "pictures": len(items),
-        "categories": categories(class_metadata(cfg)),
+        "categories": categories(cfg),
     }
     keep_settings(job.output, part, settings)
     journal = Journal(part.journal(job.output))

@@ -12,8 +12,8 @@ import numpy as np
 from detectron2.config import CfgNode
 from PIL import Image
 
-from ..config import load_config
 from ..errors import InputError
+from ..model_record import load_trained_config
 from ..predictor import Predictor, Sample, predict_batched
 from ..run.files import replacing
 from ..visualization.drawing import FastVisualizer, enlarge
@@ -55,7 +55,8 @@ class Job(NamedTuple):
             InputError: a file or a key is bad, or the model does not give what is to be written.
         """
         labels = ["MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT", "labels"]
-        cfg = load_config(self.config_file, ["MODEL.WEIGHTS", self.weights, *labels, *self.opts])
+        opts = ["MODEL.WEIGHTS", self.weights, *labels, *self.opts]
+        cfg = load_trained_config(self.config_file, opts)
         test = cfg.MODEL.MASK_FORMER.TEST
         if test.PANOPTIC_ON:  # the segments are what is drawn and saved
             test.SEMANTIC_ON = test.INSTANCE_ON = False

@@ -9,7 +9,9 @@ from PIL import Image
 
 from mask_former.d2.build.model import build_model
 from mask_former.d2.config import load_config
+from mask_former.d2.model_record import ModelRecord
 from mask_former.d2.prediction.worker import Job
+from mask_former.d2.weights import RECORD_KEY
 from tests.d2.tiny_models import HEAD, MASK_FORMER, NARROW
 from tests.small_runs import flat
 
@@ -28,11 +30,13 @@ INSTANCE = {f"{MASK_FORMER}.TEST.SEMANTIC_ON": False, f"{MASK_FORMER}.TEST.INSTA
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory) -> str:
     torch.manual_seed(1)
-    model = build_model(load_config(opts=flat(TINY)))
+    cfg = load_config(opts=flat(TINY))
+    model = build_model(cfg)
     with torch.no_grad():
         model.sem_seg_head.predictor.class_embed.bias[-1] = -10.0  # "no object"
     path = tmp_path_factory.mktemp("tiny") / "model.pth"
-    torch.save({"model": model.state_dict()}, path)
+    record = ModelRecord.of(cfg).state_dict()
+    torch.save({"model": model.state_dict(), RECORD_KEY: record}, path)
     return str(path)
 
 
@@ -40,7 +44,7 @@ def tiny_weights(tmp_path_factory) -> str:
 def make_job(tiny_weights, tmp_path):
     def make(options=PANOPTIC, **fields) -> Job:
         output = fields.pop("output", tmp_path / "out")
-        return Job(tiny_weights, output, opts=flat({**TINY, **options}), **fields)
+        return Job(tiny_weights, output, opts=flat(options), **fields)
 
     return make
 
