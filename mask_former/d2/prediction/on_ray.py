@@ -47,7 +47,7 @@ def ray_rows(job: Job, cfg: CfgNode, items: Sequence[Item], actors: int = 0) -> 
             ``workers`` of its cores.
 
     Raises:
-        InputError: Ray is not installed.
+        InputError: Ray is not installed, or an actor has raised it.
     """
     try:
         import ray
@@ -59,7 +59,9 @@ def ray_rows(job: Job, cfg: CfgNode, items: Sequence[Item], actors: int = 0) -> 
     resources = ray.cluster_resources()
     gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     actors = actors or gpus or max(1, cores // job.workers)
-    needs = {"num_gpus": min(1.0, gpus / actors)} if gpus else {"num_cpus": cores / actors / 2}
+    share = cores / actors / 2  # the rest is for reading and for Ray itself
+    # More than one must be a whole number.
+    needs = {"num_gpus": min(1.0, gpus / actors)} if gpus else {"num_cpus": share // 1 or share}
     rows = ray.data.from_items([{"item": json.dumps(item)} for item in items]).map_batches(
         Actor,
         fn_constructor_args=(job,),
@@ -67,5 +69,10 @@ def ray_rows(job: Job, cfg: CfgNode, items: Sequence[Item], actors: int = 0) -> 
         concurrency=actors,
         **needs,
     )
-    for row in rows.iter_rows():
-        yield json.loads(row["row"])
+    try:
+        for row in rows.iter_rows():
+            yield json.loads(row["row"])
+    except ray.exceptions.RayError as error:
+        if InputError.__name__ in str(error):  # of an actor
+            raise InputError(InputError.sentence(error)) from error
+        raise

@@ -51,6 +51,7 @@ def predict(job: Job, source: str, part: Part = WHOLE, rows_of: RowsOf = local_r
     settings = {
         "input": source,
         "weights": job.weights,
+        "weights' size and time": _size_and_time(job.weights),
         "config_file": job.config_file,
         "opts": job.opts,
         "formats": job.formats,
@@ -108,6 +109,12 @@ def merge(output: Path) -> Summary:
     rows_of_all = _finish(output, parts, settings)
     failures = {row["name"]: row["error"] for row in rows_of_all if "error" in row}
     return Summary(len(rows_of_all), time.perf_counter() - start, failures)
+
+
+def _size_and_time(weights: str) -> list[int]:
+    """By which other weights of the same name are known; nothing of an address."""
+    status = os.stat(weights) if os.path.isfile(weights) else None
+    return [] if status is None else [status.st_size, int(status.st_mtime)]
 
 
 def _check_folder(source: str, output: Path) -> None:

@@ -100,7 +100,7 @@ class Worker:
         ):
             tasks = self._tasks(items, reading)
             try:
-                for row in in_order(writing, tasks, self._window + self._job.workers):
+                for row in in_order(writing, tasks, self._window):
                     yield row.result()
             finally:  # of a run that ends early
                 reading.shutdown(cancel_futures=True)

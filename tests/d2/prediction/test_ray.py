@@ -39,5 +39,10 @@ def test_two_workers_write_the_files_of_one(make_job, tmp_path):
         assert there.failures == done.failures != {}
         assert contents(job.output) == contents(local.output)
         assert predict(job, str(photos), rows_of=partial(ray_rows, actors=2)).pictures == 1
+        full = make_job(output=tmp_path / "full")
+        full.output.mkdir()
+        (full.output / "label").touch()  # no folder can be made here
+        with pytest.raises(InputError, match=r"^[^\n]*label/.*\.png cannot be written"):
+            predict(full, str(photos), rows_of=ray_rows)
     finally:
         ray.shutdown()

@@ -23,6 +23,7 @@ from mask_former.d2.prediction.running import merge, predict
 from mask_former.d2.prediction.worker import FORMATS, Worker, in_order
 from mask_former.d2.predictor import Predictor
 from tests.d2.prediction.conftest import INSTANCE, PANOPTIC, draw
+from tests.d2.tiny_models import MASK_FORMER
 
 ROOT = Path(__file__).parents[3]
 NAMES = [
@@ -105,6 +106,31 @@ def test_classes_and_instances(make_job, photos):
     few = make_job(INSTANCE, output=job.output / "few", min_score=middle)
     predict(few, str(photos))
     assert len(every) > len(rows_of(few.output)[0]["instances"]) > 0
+
+
+def test_tiles(make_job, photos):
+    tiles = {f"{MASK_FORMER}.TEST.TILES": "[64, 8]", "INPUT.MIN_SIZE_TEST": 90}
+    job = make_job(tiles)
+    predict(job, str(photos))
+    predictor, plain = Predictor(job.configuration()), Predictor(make_job({}).configuration())
+    different = 0
+    for row in rows_of(job.output)[:-1]:
+        picture = read_picture(row["file"], "BGR")
+        labels = png(job.output / row["files"]["label"])
+        assert np.array_equal(labels, predictor(picture)["sem_seg"].numpy())
+        different += (labels != plain(picture)["sem_seg"].numpy()).sum()
+    assert different > 0
+
+
+def test_other_weights_of_the_same_name(make_job, photos, tmp_path):
+    job = make_job()
+    weights = tmp_path / "model.pth"
+    weights.write_bytes(Path(job.weights).read_bytes())
+    job = job._replace(weights=str(weights))
+    predict(job, str(photos))
+    os.utime(weights, (0, 0))  # as if it was trained anew
+    with pytest.raises(InputError, match="whose weights' size and time was"):
+        predict(job, str(photos))
 
 
 def test_a_format_that_the_model_does_not_give(make_job, photos):
