@@ -64,7 +64,7 @@ def predict(job: Job, source: str, part: Part = WHOLE, rows_of: RowsOf = local_r
     journal = Journal(part.journal(job.output))
     try:
         todo = [item for item in mine if item.name not in journal.done]
-        if journal.done and part == WHOLE:  # others may be at work on other parts
+        if part == WHOLE:  # else others may be at work on other parts
             _remove_unfinished(job.output)
         summary = _work(rows_of(job, cfg, todo) if todo else (), journal, len(mine), len(todo))
         if part == WHOLE:
