@@ -15,11 +15,11 @@ from PIL import Image
 from benchmarks.measure import Work
 from benchmarks.training import config
 from mask_former.d2.build.model import build_model
-from mask_former.d2.model_record import ModelRecord
 from mask_former.d2.prediction.sources import find_items, readers
 from mask_former.d2.prediction.worker import Job, Worker
 from mask_former.d2.predictor import Predictor
-from mask_former.d2.weights import RECORD_KEY
+from mask_former.d2.weights.reading import RECORD_KEY
+from mask_former.d2.weights.record import ModelRecord
 
 SIDES = ("bare model", "worker")
 CASES = ("prediction/label", "prediction/label+color+overlay+coco")

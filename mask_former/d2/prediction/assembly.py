@@ -11,9 +11,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..model_record import known_classes
 from ..run.files import replacing
 from ..visualization.regions import class_metadata
+from ..weights.record import known_classes
 from .gallery import write_gallery
 from .journal import Row, Rows, regions_of
 

@@ -13,12 +13,12 @@ from detectron2.config import CfgNode
 from PIL import Image
 
 from ..errors import InputError
-from ..model_record import load_trained_config
 from ..predictor import Predictor, Sample, predict_batched
 from ..run.files import replacing
 from ..visualization.drawing import FastVisualizer, enlarge
 from ..visualization.regions import Found, class_metadata, find_regions
 from ..visualization.saving import class_picture, color_picture, id_picture, table
+from ..weights.record import load_trained_config
 from .journal import Row
 from .sources import Item, Reader, readers
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from mask_former.d2.build.model import build_model
 from mask_former.d2.config import load_config
-from mask_former.d2.model_record import ModelRecord
 from mask_former.d2.prediction.worker import Job
-from mask_former.d2.weights import RECORD_KEY
+from mask_former.d2.weights.reading import RECORD_KEY
+from mask_former.d2.weights.record import ModelRecord
 from tests.d2.tiny_models import HEAD, MASK_FORMER, NARROW
 from tests.small_runs import flat
 
