@@ -146,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     for name in ("detectron2", "mask_former"):
         setup_logger(name=name)
+    Image.MAX_IMAGE_PIXELS = None  # large pictures are what tiles are for
     try:
         segment_pictures(args) if args.input else segment_video(args)
     except InputError as error:

@@ -166,3 +166,6 @@ class InferenceOptions(NamedTuple):
     """See :func:`~mask_former.functional.panoptic.panoptic_inference`, as the next."""
     overlap_threshold: float = 0.0
     max_instances: int = 100
+    tiles: Sequence[int] = (0, 0)
+    """Side of the tiles in which a larger image is worked through, and how far they overlap at
+    least, in pixels; side 0: it is not."""

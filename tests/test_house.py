@@ -17,7 +17,7 @@ OURS = {*LOWER, "mask_former.modeling", "mask_former.d2", "mask_former"}
 DETECTRON2 = {"detectron2", "torch", "fvcore", "iopath", "omegaconf", "pycocotools", "yacs", "yaml"}
 DETECTRON2 |= {"cloudpickle", "matplotlib", "tabulate", "tensorboard", "termcolor", "tqdm"}
 # Asked for by name where one is needed and missing.
-OPTIONAL = {"onnx", "onnxruntime", "openvino", "safetensors", "supervision", "timm", "wandb"}
+OPTIONAL = {"onnx", "onnxruntime", "openvino", "ray", "safetensors", "supervision", "timm", "wandb"}
 
 ALLOWED = {  # part of the package: what it may import beside the standard library
     "mask_former/__init__.py": set(),

@@ -63,6 +63,7 @@ INFERENCE_ARGUMENTS = {
     "OBJECT_MASK_THRESHOLD": "object_mask_threshold",
     "OVERLAP_THRESHOLD": "overlap_threshold",
     "SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": "upsample_masks_first",
+    "TILES": "tiles",  # ours
 }
 
 

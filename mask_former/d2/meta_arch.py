@@ -24,6 +24,7 @@ from ..structures import (
 from .build.model import mask_former_arguments
 from .build.registry import register
 from .errors import InputError
+from .tiles import fits, tiled_result
 
 
 @register(META_ARCH_REGISTRY, "MaskFormer")
@@ -105,14 +106,12 @@ class MaskFormer(nn.Module):
                 * instances: ``Instances`` with pred_masks [n, height, width] (bool), pred_boxes,
                   scores and pred_classes, best first.
         """
-        if not batched_inputs and not self.training:
-            return []
+        if torch.jit.is_tracing():
+            return self._traced_results(batched_inputs, self.normalize_and_pad(batched_inputs))
+        if not self.training:
+            return self._results_of_any_size(batched_inputs)
         images = self.normalize_and_pad(batched_inputs)
         padding = self._padding(batched_inputs, images)
-        if torch.jit.is_tracing():
-            return self._traced_results(batched_inputs, images)
-        if not self.training:
-            return self._results(batched_inputs, images, self.network(images.tensor, padding))
         # Targets first: their copies to a device do not wait behind the forward pass.
         targets = self._targets(batched_inputs, images, padding)
         return self.criterion(self.network(images.tensor, padding), targets)
@@ -174,25 +173,43 @@ class MaskFormer(nn.Module):
             targets.append(pad_target(target, images.tensor.shape[-2:]))
         return targets
 
+    def _results_of_any_size(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What evaluation gives: for images that fit into a tile at once, for each other alone."""
+        options = self.inference
+        small = [x for x in batched_inputs if fits(x, options)]
+        results = iter(self._results(small, options))
+
+        def of_tile(sample: dict[str, Any]) -> dict[str, Any]:
+            (result,) = self._results([sample], options._replace(semantic_labels=False))
+            return result
+
+        return [
+            next(results)
+            if fits(x, options)
+            else tiled_result(of_tile, x, _output_size(x, x["image"].shape[-2:]), options)
+            for x in batched_inputs
+        ]
+
     def _results(
-        self,
-        batched_inputs: Sequence[dict[str, Any]],
-        images: ImageList,
-        prediction: MaskPrediction,
+        self, batched_inputs: Sequence[dict[str, Any]], options: InferenceOptions
     ) -> list[dict[str, Any]]:
-        """What evaluation gives for each image."""
+        """What evaluation gives for each image, of all in one pass."""
+        if not batched_inputs:
+            return []
+        images = self.normalize_and_pad(batched_inputs)
+        prediction = self.network(images.tensor, self._padding(batched_inputs, images))
         features = prediction.pixel_features
         kind = features.device.type
         if torch.is_autocast_enabled(kind):
             features = features.to(torch.get_autocast_dtype(kind))
         class_logits = prediction.class_logits[-1]
-        options, results = self.inference, []
+        results = []
         if options.panoptic or options.instance or options.general_semantic:
             class_logits = class_logits.cpu()  # one read for all images: queries are chosen there
         # The sums of inference keep single precision, as half would lose small differences.
         with torch.autocast(kind, enabled=False):
             for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
-                output = (x.get("height", size[0]), x.get("width", size[1]))
+                output = _output_size(x, size)
                 masks = lazy_masks(
                     prediction.mask_embed[-1, i],
                     features[i],
@@ -202,7 +219,7 @@ class MaskFormer(nn.Module):
                     projection=prediction.projection,
                     valid_only=self.valid_mask,
                 )
-                results.append(self._result(class_logits[i], masks, output))
+                results.append(_result(class_logits[i], masks, output, options))
         return results
 
     def _traced_results(
@@ -222,7 +239,7 @@ class MaskFormer(nn.Module):
         class_probs = prediction.class_logits[-1].softmax(dim=-1)[..., :-1]
         results = []
         for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
-            output = (x.get("height", size[0]), x.get("width", size[1]))
+            output = _output_size(x, size)
             logits = masks[i : i + 1, :, : size[0], : size[1]]
             if options.upsample_masks_first:
                 logits = resize(logits, output)
@@ -232,51 +249,58 @@ class MaskFormer(nn.Module):
             results.append({"sem_seg": found})
         return results
 
-    def _result(
-        self, class_logits: Tensor, masks: LazyMasks, output: tuple[int, int]
-    ) -> dict[str, Any]:
-        """The result of one image.
 
-        Args:
-            class_logits: [Q, K+1]
-            masks: Q masks of the size of the image, or of the output if they are resized first.
-            output: height and width of the result.
-        """
-        options = self.inference
-        result: dict[str, Any] = {}
-        if options.semantic:
-            masks = masks.formed()  # of all queries, for the other results too
-            result["sem_seg"] = self._semantic(class_logits, masks, output)
-        if options.panoptic:
-            thresholds = options.object_mask_threshold, options.overlap_threshold
-            result["panoptic_seg"] = panoptic_inference(
-                class_logits, masks, options.thing_ids, *thresholds
-            )
-        if options.instance:
-            found = instance_inference(
-                class_logits, masks, options.thing_ids, options.max_instances
-            )
-            result["instances"] = Instances(
-                output,
-                pred_masks=found.masks,
-                pred_boxes=Boxes(found.boxes),
-                scores=found.scores,
-                pred_classes=found.labels,
-            )
-        return result
+def _result(
+    class_logits: Tensor, masks: LazyMasks, output: tuple[int, int], options: InferenceOptions
+) -> dict[str, Any]:
+    """The result of one image.
 
-    def _semantic(self, class_logits: Tensor, masks: LazyMasks, output: tuple[int, int]) -> Tensor:
-        labels = self.inference.semantic_labels
-        if not self.inference.general_semantic:
-            return semantic_inference(class_logits, masks, output, labels)
-        return general_semantic_inference(
-            class_logits,
-            masks,
-            self.inference.object_mask_threshold,
-            self.inference.overlap_threshold,
-            output,
-            labels,
+    Args:
+        class_logits: [Q, K+1]
+        masks: Q masks of the size of the image, or of the output if they are resized first.
+        output: height and width of the result.
+        options: which results to give, and how.
+    """
+    result: dict[str, Any] = {}
+    if options.semantic:
+        masks = masks.formed()  # of all queries, for the other results too
+        result["sem_seg"] = _semantic(class_logits, masks, output, options)
+    if options.panoptic:
+        thresholds = options.object_mask_threshold, options.overlap_threshold
+        result["panoptic_seg"] = panoptic_inference(
+            class_logits, masks, options.thing_ids, *thresholds
         )
+    if options.instance:
+        found = instance_inference(class_logits, masks, options.thing_ids, options.max_instances)
+        result["instances"] = Instances(
+            output,
+            pred_masks=found.masks,
+            pred_boxes=Boxes(found.boxes),
+            scores=found.scores,
+            pred_classes=found.labels,
+        )
+    return result
+
+
+def _semantic(
+    class_logits: Tensor, masks: LazyMasks, output: tuple[int, int], options: InferenceOptions
+) -> Tensor:
+    labels = options.semantic_labels
+    if not options.general_semantic:
+        return semantic_inference(class_logits, masks, output, labels)
+    return general_semantic_inference(
+        class_logits,
+        masks,
+        options.object_mask_threshold,
+        options.overlap_threshold,
+        output,
+        labels,
+    )
+
+
+def _output_size(sample: Mapping[str, Any], size: Sequence[int]) -> tuple[int, int]:
+    """Height and width of the result: those that the sample asks for, else the image's."""
+    return sample.get("height", size[0]), sample.get("width", size[1])
 
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -55,16 +55,17 @@ class Predictor(DefaultPredictor):
                 which others are understood.
             batch_size: pictures that go through the model together, at most.
         """
-        return predict_batched(self.model, map(self._sample, pictures), batch_size)
+        return predict_batched(self.model, map(self.sample, pictures), batch_size)
 
-    def _sample(self, picture: np.ndarray) -> Sample:
-        """What the model takes: the picture in its order of channels, resized."""
+    def sample(self, picture: np.ndarray) -> Sample:
+        """What the model takes of a picture: in its order of channels, resized."""
         picture = _as_bgr(picture)
         height, width = picture.shape[:2]
         if self.input_format == "RGB":
             picture = picture[:, :, ::-1]
         resized = self.aug.get_transform(picture).apply_image(picture)
-        image = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
+        # Bytes, which the model makes numbers of: of large pictures, a tile at a time.
+        image = torch.from_numpy(np.require(resized, requirements="CW")).permute(2, 0, 1)
         return {"image": image, "height": height, "width": width}
 
 

@@ -5,7 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import criterion, growth, loading, models, overlay, postprocessing, training
+from benchmarks import (
+    criterion,
+    growth,
+    loading,
+    models,
+    overlay,
+    postprocessing,
+    prediction,
+    training,
+)
+from mask_former.d2.config import load_config
+from tests.small_runs import flat
 
 TINY = criterion.Shape(2, 64, 64, segments=3, classes=150)
 
@@ -84,6 +95,17 @@ def test_our_models_run(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("side", overlay.SIDES)
 def test_overlay(side: str) -> None:
     overlay.build("overlay/2", side)()
+
+
+@pytest.mark.parametrize("side", prediction.SIDES)
+def test_many_pictures(side: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from tests.d2.prediction.conftest import TINY
+
+    monkeypatch.setattr(prediction, "config", lambda _: load_config(opts=flat(TINY)))
+    monkeypatch.setattr(prediction, "PICTURES", 2)
+    monkeypatch.setattr(prediction.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+    prediction.build("prediction/label+coco", side)()
+    assert len(list(tmp_path.glob("results/label/*.png"))) == (2 if side == "worker" else 0)
 
 
 def test_exponents_of_known_laws() -> None:

@@ -1,5 +1,6 @@
 """Builds whole models from ``cfg.MODEL``; heads and backbones have builders in their own files."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -88,6 +89,11 @@ def _semantic_segmentor_arguments(cfg: CfgNode) -> dict[str, Any]:
             '"SemanticSegmentor" does not know; turn it off: its losses leave ignored pixels out '
             "as they are"
         )
+    if any(cfg.MODEL.MASK_FORMER.TEST.TILES):
+        raise InputError(
+            f"MODEL.MASK_FORMER.TEST.TILES is {cfg.MODEL.MASK_FORMER.TEST.TILES}, which "
+            'MODEL.META_ARCHITECTURE "SemanticSegmentor" does not know; set it to [0, 0]'
+        )
     return arguments
 
 
@@ -143,6 +149,7 @@ def _inference_options(cfg: CfgNode) -> InferenceOptions:
             "MODEL.MASK_FORMER.TEST has SEMANTIC_ON, PANOPTIC_ON and INSTANCE_ON all False: the "
             "model would give no result; turn at least one on"
         )
+    _check_tiles(options.TILES)
     inference = InferenceOptions(**arguments_from(options, INFERENCE_ARGUMENTS))
     return inference._replace(
         general_semantic=options.SEMANTIC_INFERENCE == "general",
@@ -151,6 +158,16 @@ def _inference_options(cfg: CfgNode) -> InferenceOptions:
         thing_ids=_thing_ids(cfg) if by_segments else (),
         max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
     )
+
+
+def _check_tiles(tiles: Sequence[int]) -> None:
+    """Refuses an overlap that is no smaller than the side."""
+    side, overlap = tiles
+    if overlap >= side and any(tiles):
+        raise InputError(
+            f"MODEL.MASK_FORMER.TEST.TILES is {tiles}; give the side of a tile and the overlap in "
+            "pixels, which must be smaller, such as [1024, 128]; [0, 0] means no tiles"
+        )
 
 
 def _thing_ids(cfg: CfgNode) -> frozenset[int]:

@@ -197,6 +197,12 @@ _MODEL = {
         SEM_SEG_OUTPUT=Key(
             one_of("scores", "labels"), "K maps of scores, or one map of classes", _OURS
         ),
+        TILES=Key(
+            list_of(whole(0, 100_000), 2, 2),
+            "side and least overlap of the tiles in which larger pictures are worked through, as "
+            "INPUT.MIN_SIZE_TEST (0: as the file has it) leaves them; [0, 0]: no tiles",
+            _OURS,
+        ),
     ),
 }
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -91,16 +91,28 @@ def read_picture(file_name: str, image_format: str) -> np.ndarray:
         InputError: the file is missing or broken, or its values have no known range.
     """
     with naming(file_name, "image"):
-        with PathManager.open(file_name, "rb") as file, Image.open(file) as picture:
-            mode = picture.mode
-            if mode.startswith("I;16"):  # Pillow itself would cut at 255, and give white
-                upper = (np.asarray(ImageOps.exif_transpose(picture)) >> 8).astype(np.uint8)
-                return detection_utils.convert_PIL_to_numpy(Image.fromarray(upper), image_format)
+        file = PathManager.open(file_name, "rb")
+    with file:
+        return decode_picture(file, file_name, image_format)
+
+
+def decode_picture(file: BinaryIO, name: str, image_format: str) -> np.ndarray:
+    """The same of a picture in an open file, which messages call by a name.
+
+    Raises:
+        InputError: it is broken, or its values have no known range.
+    """
+    with naming(name, "image"), Image.open(file) as picture:
+        mode = picture.mode
+        if mode.startswith("I;16"):  # Pillow itself would cut at 255, and give white
+            upper = (np.asarray(ImageOps.exif_transpose(picture)) >> 8).astype(np.uint8)
+            return detection_utils.convert_PIL_to_numpy(Image.fromarray(upper), image_format)
         if mode not in ("I", "F"):
-            return detection_utils.read_image(file_name, image_format)
+            upright = detection_utils._apply_exif_orientation(picture)
+            return detection_utils.convert_PIL_to_numpy(upright, image_format)
     raise InputError(
-        f"image {file_name} has mode {mode} of Pillow, whose values have no known range; convert "
-        "it to 8 or 16 bits a channel"
+        f"image {name} has mode {mode} of Pillow, whose values have no known range; convert it to "
+        "8 or 16 bits a channel"
     )
 
 

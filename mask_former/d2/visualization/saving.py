@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..data.reading import id_to_rgb
 from .regions import Found, Region, to_bytes
 from .tracker import encode
 
@@ -17,43 +18,25 @@ Size = tuple[int, int]
 
 
 def save_color(path: Path, found: Found, size: Size, num_classes: int) -> None:
-    """A palette PNG of the label ids; RGB if there are more than a palette holds. Void is black."""
-    kind, regions = _shown(found)
-    ids = label_ids(kind, regions, size, num_classes)
-    colors = np.zeros((max(int(ids.max()), 255) + 1, 3), np.uint8)
-    for region in regions:
-        colors[region.id] = to_bytes(region.color)
-    if len(colors) > 256:
-        Image.fromarray(colors[ids]).save(path)
-        return
-    picture = Image.fromarray(ids.astype(np.uint8))
-    picture.putpalette(colors.tobytes())
-    picture.save(path)
+    """The file of :func:`color_picture`."""
+    color_picture(found, size, num_classes).save(path)
 
 
 def save_label(path: Path, found: Found, size: Size, num_classes: int) -> None:
     """Class ids in a grey PNG, or ids of segments or instances in an RGB PNG as COCO's."""
-    kind, regions = _shown(found)
-    ids = label_ids(kind, regions, size, num_classes)
-    if kind != "classes":
-        ids = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-    Image.fromarray(ids).save(path)
+    kind, _ = shown(found)
+    picture = class_picture if kind == "classes" else id_picture
+    picture(found, size, num_classes).save(path)
 
 
 def save_json(path: Path, found: Found, size: Size, num_classes: int) -> None:
     """What is known of each region but its pixels."""
-    path.write_text(json.dumps(_table(found, size, describe)), encoding="utf-8")
+    path.write_text(json.dumps(table(found, size)), encoding="utf-8")
 
 
 def save_rle(path: Path, found: Found, size: Size, num_classes: int) -> None:
     """The same with the masks as COCO's run lengths."""
-
-    def describe_all(kind: str, region: Region) -> dict[str, Any]:
-        mask = encode(region.mask)
-        segmentation = {"size": mask["size"], "counts": mask["counts"].decode("ascii")}
-        return {**describe(kind, region), "segmentation": segmentation}
-
-    path.write_text(json.dumps(_table(found, size, describe_all)), encoding="utf-8")
+    path.write_text(json.dumps(table(found, size, with_masks=True)), encoding="utf-8")
 
 
 SAVERS: dict[str, Callable[[Path, Found, Size, int], None]] = {
@@ -63,6 +46,34 @@ SAVERS: dict[str, Callable[[Path, Found, Size, int], None]] = {
     "rle": save_rle,
 }
 SUFFIXES = {"color": ".color.png", "label": ".label.png", "json": ".json", "rle": ".rle.json"}
+
+
+def color_picture(found: Found, size: Size, num_classes: int) -> Image.Image:
+    """A palette picture of the label ids; RGB if there are more than a palette holds.
+
+    Void is black.
+    """
+    kind, regions = shown(found)
+    ids = label_ids(kind, regions, size, num_classes)
+    colors = np.zeros((max(int(ids.max()), 255) + 1, 3), np.uint8)
+    for region in regions:
+        colors[region.id] = to_bytes(region.color)
+    if len(colors) > 256:
+        return Image.fromarray(colors[ids])
+    picture = Image.fromarray(ids.astype(np.uint8))
+    picture.putpalette(colors.tobytes())
+    return picture
+
+
+def class_picture(found: Found, size: Size, num_classes: int) -> Image.Image:
+    """A grey picture of class ids, also of segments and instances; see :func:`label_ids`."""
+    regions = [region._replace(id=region.category_id) for region in shown(found)[1]]
+    return Image.fromarray(label_ids("classes", regions, size, num_classes))
+
+
+def id_picture(found: Found, size: Size, num_classes: int) -> Image.Image:
+    """The ids of segments or instances in RGB, as COCO's panoptic files have them."""
+    return Image.fromarray(id_to_rgb(label_ids(*shown(found), size, num_classes)))
 
 
 def label_ids(kind: str, regions: list[Region], size: Size, num_classes: int) -> np.ndarray:
@@ -97,13 +108,24 @@ def describe(kind: str, region: Region) -> dict[str, Any]:
     return {**entry, "area": cv2.countNonZero(region.mask), "bbox": bbox}
 
 
-def _shown(found: Found) -> tuple[str, list[Region]]:
+def shown(found: Found) -> tuple[str, list[Region]]:
     """Segments, else classes, else instances: those that come first."""
     return next(iter(found.items()))
 
 
-def _table(
-    found: Found, size: Size, entry: Callable[[str, Region], dict[str, Any]]
-) -> dict[str, Any]:
-    tables = {kind: [entry(kind, r) for r in regions] for kind, regions in found.items()}
-    return {"height": size[0], "width": size[1], **tables}
+def table(found: Found, size: Size, with_masks: bool = False) -> dict[str, Any]:
+    """What is known of each region, by kind, and the height and width of the picture.
+
+    Args:
+        found: the regions.
+        size: of the picture.
+        with_masks: add the masks, as COCO's run lengths.
+    """
+    tables: dict[str, Any] = {"height": size[0], "width": size[1]}
+    for kind, regions in found.items():
+        tables[kind] = entries = [describe(kind, region) for region in regions]
+        for entry, region in zip(entries, regions if with_masks else [], strict=with_masks):
+            mask = encode(region.mask)
+            counts = mask["counts"].decode("ascii")
+            entry["segmentation"] = {"size": mask["size"], "counts": counts}
+    return tables
