@@ -65,7 +65,7 @@ class Predictor(DefaultPredictor):
             picture = picture[:, :, ::-1]
         resized = self.aug.get_transform(picture).apply_image(picture)
         # Bytes, which the model makes numbers of: of large pictures, a tile at a time.
-        image = torch.from_numpy(np.require(resized, requirements="CW")).permute(2, 0, 1)
+        image = torch.from_numpy(np.require(resized, requirements=["C", "W"])).permute(2, 0, 1)
         return {"image": image, "height": height, "width": width}
 
 
