@@ -4,8 +4,9 @@ VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 DEMO_ARGS ?=
 EXTRAS ?= dev,opencv
+WEB_ARGS ?=
 
-.PHONY: setup demo test nightly lint check gpu
+.PHONY: setup demo web test nightly lint check gpu
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -23,6 +24,13 @@ $(INSTALLED): setup.py pyproject.toml tools/install_detectron2.py $(wildcard con
 
 demo: $(INSTALLED)
 	$(VENV_PYTHON) demo/shapes_demo.py --output output/shapes_demo $(DEMO_ARGS)
+
+# On the weights of `make demo`; others by WEB_ARGS="--weights FILE".
+web: $(INSTALLED)
+	$(VENV_PYTHON) -c 'import flask' 2>/dev/null || \
+	PIP_CONSTRAINT=constraints/$$($(VENV_PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt \
+	$(VENV_PYTHON) -m pip install --editable '.[web]'
+	$(VENV_PYTHON) demo/web.py $(WEB_ARGS)
 
 test: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest

@@ -1,5 +1,6 @@
-"""Weights, pictures and a video for the demo."""
+"""Weights, pictures and a video for the demo, and which tests of its page can run here."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,17 @@ import shapes_demo
 import torch
 
 from mask_former.d2.build.model import build_model
+from mask_former.d2.checkpoint import MaskFormerCheckpointer
 from mask_former.d2.config import load_config
-from tests.demo.running import CONFIG
+from mask_former.d2.weights.record import ModelRecord
+from tests.demo.running import CONFIG, find_chromium
+
+# Without the extras, and a browser, there is nothing to test: these are not even skipped.
+collect_ignore = []
+if find_spec("flask") is None:
+    collect_ignore += ["test_web.py", "test_web_browser.py"]
+elif find_spec("playwright") is None or find_chromium() is None:
+    collect_ignore += ["test_web_browser.py"]
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +35,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     path = tmp_path_factory.mktemp("weights") / "model.pth"
     torch.save({"model": model.state_dict()}, path)
     return [*few, "MODEL.WEIGHTS", str(path)]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model that always finds something, with low scores; it needs nothing beside it."""
+    cfg = load_config(str(CONFIG), ["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "3"], device="cpu")
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    with torch.no_grad():
+        model.sem_seg_head.predictor.class_embed.bias[-1] = -10.0  # "no object"
+    folder = tmp_path_factory.mktemp("checkpoint")
+    MaskFormerCheckpointer(model, str(folder), record=ModelRecord.of(cfg)).save("model_final")
+    return folder / "model_final.pth"
 
 
 @pytest.fixture(scope="session")

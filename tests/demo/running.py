@@ -1,5 +1,7 @@
 """How the tests run the demo: options, and what it ends with."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,3 +33,9 @@ def sentence(argv: list[str]) -> str:
     assert message.startswith("error: ")
     assert "\n" not in message
     return message
+
+
+def find_chromium() -> str | None:
+    """The browser that CHROMIUM names, else one of the usual names on PATH."""
+    usual = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, usual)), None)

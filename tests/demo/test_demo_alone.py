@@ -5,27 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import demo
-from mask_former.d2.build.model import build_model
-from mask_former.d2.checkpoint import MaskFormerCheckpointer
-from mask_former.d2.config import load_config
-from mask_former.d2.weights.record import ModelRecord
-from tests.demo.running import CONFIG, PANOPTIC, SHAPES, read, sentence
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """Of a model that always finds something, with low scores."""
-    cfg = load_config(str(CONFIG), ["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "3"], device="cpu")
-    torch.manual_seed(0)
-    model = build_model(cfg)
-    with torch.no_grad():
-        model.sem_seg_head.predictor.class_embed.bias[-1] = -10.0  # "no object"
-    record = ModelRecord.of(cfg)
-    MaskFormerCheckpointer(model, str(tmp_path), record=record).save("model_final")
-    return tmp_path / "model_final.pth"
+from tests.demo.running import PANOPTIC, SHAPES, read, sentence
 
 
 @pytest.mark.parametrize("by_flag", [True, False])
