@@ -57,7 +57,7 @@ class Query(NamedTuple):
     segment: int
     """The id of its segment, which others may share; 0: none."""
     rival: int | None
-    """The query that owns most of its mask, if that is another."""
+    """The query that owns the largest part of its mask, if that is another."""
 
     @property
     def share(self) -> float:
@@ -202,7 +202,7 @@ def tell(query: Query, explanation: Explanation, names: Sequence[str]) -> str:
         return f"{won}, not less than OVERLAP_THRESHOLD {overlap:.2f}."
     taker = ""
     if query.rival is not None:
-        taker = f" Most of it belongs to {_called(explanation.queries[query.rival], names)}."
+        taker = f" The largest part belongs to {_called(explanation.queries[query.rival], names)}."
     if not query.won_area:
         return f"{won}: nothing is left of it, whatever OVERLAP_THRESHOLD.{taker}"
     return (
@@ -224,15 +224,17 @@ def _part(value: float) -> str:
 
 
 def _below(value: float) -> str:
-    """The largest number with two digits that is not above a value."""
-    return f"{math.floor(100 * value) / 100:.2f}"
+    """The largest number with two digits that is not above a value; with more if that is 0."""
+    for digits in range(2, 7):
+        if floored := math.floor(value * 10**digits):
+            break
+    return f"{floored / 10**digits:.{digits}f}"
 
 
 def tell_thresholds(explanation: Explanation, names: Sequence[str]) -> list[str]:
     """What the two thresholds do in this picture: a sentence or some for each step."""
     queries, (object_mask, overlap) = explanation.queries, explanation.thresholds
     unsure = explanation.of(Reason.UNSURE)
-    kept = explanation.of(Reason.KEPT)
     players = [query for query in queries if query.takes_part]
     steps = [
         f'Each of the {len(queries)} queries names one class or "no object" and paints one mask. '
@@ -253,8 +255,9 @@ def tell_thresholds(explanation: Explanation, names: Sequence[str]) -> list[str]
     last = (
         f"OVERLAP_THRESHOLD {overlap:.2f} asks how many pixels a query has won, as a part of those "
         "in its own mask (probability at least 0.5). Pixels outside count too, so it may be above "
-        f"1. At least this part, so that they are kept: {len(kept)}. Less, occluded: "
-        f"{len(players) - len(kept)}."
+        f"1. At least this part, so that they are kept: {len(explanation.of(Reason.KEPT))}. Less, "
+        f"occluded: {len(explanation.of(Reason.OCCLUDED))}. No pixel in the mask, empty: "
+        f"{len(explanation.of(Reason.EMPTY))}."
     )
     if players:
         least = min(players, key=lambda query: query.share)

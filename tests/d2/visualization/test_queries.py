@@ -88,8 +88,8 @@ def test_sentences(explanation):
     )
     assert told[1] == (
         "It is sure of circle, 0.80, and won 1 pixel; its mask has 3. That is 0.33 of it, less "
-        "than OVERLAP_THRESHOLD 0.50. Most of it belongs to query 0, sky. Its pixels stay void; "
-        "lower the threshold to 0.33, and it is kept."
+        "than OVERLAP_THRESHOLD 0.50. The largest part belongs to query 0, sky. Its pixels "
+        "stay void; lower the threshold to 0.33, and it is kept."
     )
     assert told[2].startswith("Its best class, sky, has 0.40, which is not above OBJECT_MASK_THR")
     assert told[3].startswith('"No object" is likeliest, 0.70; its best class, circle, has 0.20.')
@@ -105,7 +105,7 @@ def test_the_thresholds_in_this_picture(explanation):
     assert told[0].endswith("take no part: 1.")
     assert "so that they take part: 3. Not above it, unsure: 1." in told[1]
     assert told[1].endswith("The next would be query 2, sky, with 0.40.")
-    assert "so that they are kept: 1. Less, occluded: 2." in told[3]
+    assert "kept: 1. Less, occluded: 1. No pixel in the mask, empty: 1." in told[3]
     assert told[3].endswith("The smallest part is that of query 4, circle: 0.")
 
 
@@ -117,6 +117,8 @@ def test_advice_is_true():
     assert "lower the threshold to 0.66," in tell(dropped.queries[1], dropped, NAMES)
     kept = explain_queries(classes, masks, {1}, Thresholds(0.5, 0.66))
     assert kept.queries[1].reason is Reason.KEPT
+    even = explain_queries(torch.zeros(1, 301), masks[:1], (), Thresholds(0.5, 0.5))
+    assert "Lower that below 0.003, and" in tell(even.queries[0], even, ["some"] * 300)
 
 
 @pytest.mark.parametrize("object_mask", [0.0, 1.0])
