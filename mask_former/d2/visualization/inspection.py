@@ -88,6 +88,8 @@ def inspectable(predictor: Predictor) -> MaskFormer:
 def inspect(predictor: Predictor, picture: np.ndarray) -> Inspection:
     """Runs the network on a picture [H, W, 3] (BGR, uint8).
 
+    The picture goes through whole, where ``TEST.TILES`` would cut it: queries belong to one pass.
+
     Raises:
         InputError: the model has no queries, or the picture is none.
     """
