@@ -61,7 +61,9 @@ def ray_rows(job: Job, cfg: CfgNode, items: Sequence[Item], actors: int = 0) -> 
     actors = actors or gpus or max(1, cores // job.workers)
     share = cores / actors / 2  # the rest is for reading and for Ray itself
     # More than one must be a whole number.
-    needs = {"num_gpus": min(1.0, gpus / actors)} if gpus else {"num_cpus": share // 1 or share}
+    needs: dict[str, Any] = (
+        {"num_gpus": min(1.0, gpus / actors)} if gpus else {"num_cpus": share // 1 or share}
+    )
     rows = ray.data.from_items([{"item": json.dumps(item)} for item in items]).map_batches(
         Actor,
         fn_constructor_args=(job,),
