@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -70,15 +69,18 @@ _PLAIN_METHODS = methods_of(nn.Conv2d)
 
 
 def is_untouched(module: nn.Module) -> bool:
-    """Whether a module runs its class's methods and nothing else: it has no hook and no patch."""
+    """Whether a module runs its class's methods and nothing else: it has no hook and no patch.
+
+    Hooks of all modules at once, which PyTorch has for profiling, do not count: its own counter of
+    operations is one, and is to count what runs.
+    """
     hooks = (
         module._forward_hooks,
         module._forward_pre_hooks,
         module._backward_hooks,
         module._backward_pre_hooks,
     )
-    of_all_modules = torch.nn.modules.module._has_any_global_hook()
-    return not (any(hooks) or of_all_modules or set(_METHODS) & vars(module).keys())
+    return not (any(hooks) or set(_METHODS) & vars(module).keys())
 
 
 def plain_convolution(module: nn.Module) -> Convolution | None:

@@ -204,19 +204,6 @@ def test_patched_classes_get_the_plain_way(kind, monkeypatch):
 
 
 @torch.no_grad()
-def test_a_hook_of_all_modules_gets_the_plain_way():
-    head, given = make_head(), features()
-
-    def doubled(module, inputs, output):
-        return 2 * output if isinstance(module, nn.Conv2d) else None
-
-    with nn.modules.module.register_module_forward_hook(doubled):
-        found, expected = head.eval()(given), head.train()(given)
-    assert found.projection is None
-    assert_same(found, expected)
-
-
-@torch.no_grad()
 def test_hooks_may_keep_what_they_see():
     """Nothing is changed in place behind their back."""
     head, given, kept = make_head(), features(), []

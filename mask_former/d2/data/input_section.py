@@ -32,14 +32,14 @@ def detr_arguments(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
             "INPUT.SCALE_JITTER is set, which INPUT.DATASET_MAPPER_NAME detr_panoptic does not "
             "know; take mask_former_panoptic, or set it to []"
         )
-    flip, crop = _flips(cfg) if is_train else [], None
+    arguments, crop = _shared_arguments(cfg, is_train), None
     if cfg.INPUT.CROP.ENABLED and is_train:
         resize = ResizeShortestEdge(_DETR_CROP_SIZES, sample_style="choice")
         crop = [resize, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)]
     return {
-        **_shared_arguments(cfg, is_train),
+        **arguments,
         "crop_gen": crop,
-        "tfm_gens": [*flip, _resize(cfg, is_train)],
+        "tfm_gens": [*(_flips(cfg) if is_train else []), _resize(cfg, is_train)],
     }
 
 
