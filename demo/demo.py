@@ -28,7 +28,7 @@ from PIL import Image
 from predictor import VisualizationDemo
 from video import name_video, open_capture, write_video
 
-from mask_former.d2.commands.arguments import share
+from mask_former.d2.commands.arguments import add_opts_argument, share
 from mask_former.d2.commands.importing import add_import_argument, import_code
 from mask_former.d2.data.reading import read_image
 from mask_former.d2.errors import InputError
@@ -89,13 +89,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_output_arguments(parser)
     add_import_argument(parser)
-    add(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="changes to the configuration, MODEL.WEIGHTS FILE among them; comes last",
-    )
+    add_opts_argument(parser, ", MODEL.WEIGHTS FILE among them")
     args = parser.parse_args(argv)
     check_args(parser, args)
     return args

@@ -29,6 +29,7 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 from viewing import Model, View, glow
 
+from mask_former.d2.commands.arguments import add_opts_argument
 from mask_former.d2.commands.importing import add_import_argument, import_code
 from mask_former.d2.errors import InputError
 from mask_former.d2.predictor import load_predictor
@@ -181,8 +182,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--port", type=int, default=7860, help="default: %(default)s; 0 takes a free one")
     add_import_argument(parser)
-    changes = "changes to the configuration; come last"
-    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=changes)
+    add_opts_argument(parser)
     return parser.parse_args(argv)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from PIL import Image
 
+from mask_former.d2.commands.arguments import add_opts_argument
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.errors import InputError
 from mask_former.d2.export.checking import POINTS, Resized, compare, evaluate
@@ -64,7 +65,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--pictures", nargs="+", default=[], metavar="FILE", help="to compare on; default: drawn")
     add("--calibrate", type=Path, metavar="FOLDER", help="of pictures, for --precision int8")
     add("--evaluate", metavar="DATASET", help="compare mIoU, PQ or AP on this data set too")
-    add("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE of the configuration; last")
+    add_opts_argument(parser)
     args = parser.parse_args(argv)
     if args.raw and (args.task or args.evaluate):
         parser.error("--raw gives logits and no result; leave --task and --evaluate out")

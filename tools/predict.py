@@ -31,6 +31,7 @@ try:
     import mask_former.d2  # noqa: F401  # isort: skip
 except ImportError as error:
     sys.exit(f"error: {error}")
+from mask_former.d2.commands.arguments import add_opts_argument
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.prediction.journal import WHOLE, Part
 from mask_former.d2.prediction.running import Summary, merge, predict
@@ -80,13 +81,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "RAY_ADDRESS, else with several processes; default: an actor for each GPU",
     )
     add("--merge", type=home, metavar="OUTPUT", help="put the parts of --shard together")
-    add(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="changes to the configuration; comes last",
-    )
+    add_opts_argument(parser)
     args = parser.parse_args(argv)
     if (args.merge is None) == (args.output is None) or (args.merge and args.weights):
         parser.error("give WEIGHTS, INPUT and OUTPUT, or --merge OUTPUT alone")

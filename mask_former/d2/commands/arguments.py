@@ -1,4 +1,4 @@
-"""Types of argparse for numbers, which refuse what lies outside of their range."""
+"""Arguments that scripts share, and types of numbers that refuse what is out of range."""
 
 import argparse
 
@@ -19,3 +19,19 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
+
+
+def add_opts_argument(parser: argparse.ArgumentParser, which: str = "") -> None:
+    """Adds ``--opts KEY VALUE …``, which takes the rest of the command line.
+
+    Args:
+        parser: of the script.
+        which: added to the help, about the keys.
+    """
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help=f"changes to the configuration{which}; comes last",
+    )
