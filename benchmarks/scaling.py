@@ -6,6 +6,7 @@ processes of its own and leaves a file in the folder; a file that is there is ta
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,20 +28,24 @@ SWEEPS = {axis: [setup_named(f"{axis}={x}") for x in AXES[axis]] for axis in AXE
 R50 = Setup("R50", 512)
 SETUPS = [setup for sweep in SWEEPS.values() for setup in sweep]
 SETUPS += [Setup(processes=2), Setup(pictures=1, processes=4)]
+SETUPS += [Setup(size=128, queries=200, segments=100)]  # the most that the matcher has to do
 SETUPS += [R50, R50._replace(pictures=1), R50._replace(pictures=1, processes=2)]
-WORLD = (  # processes, Gbit/s, speed of the device
-    *((1, 10, 1), (8, 1, 1), (64, 1, 1)),
-    *((1, 10, 100), (8, 1, 100), (8, 10, 100), (64, 10, 100), (64, 100, 100)),
+WORLD = (  # speed of the device, pictures of a process, processes, Gbit/s
+    *((1, 2, 1, 1), (1, 2, 8, 1), (100, 2, 1, 1), (100, 2, 8, 1), (100, 2, 8, 10)),
+    *((100, 2, 64, 10), (100, 2, 64, 100), (100, 16, 8, 10), (100, 16, 64, 10)),
 )
 
 
 def fits(rows: dict[Setup, Row]) -> list[Row]:
-    """The line through each figure along each axis, and how much of its variance that explains."""
+    """The line through each figure along each axis, and the share of the variance that it explains.
+
+    That of the size is a line along thousands of pixels.
+    """
     found = []
     for axis, sweep in SWEEPS.items():
         if not all(setup in rows for setup in sweep):
             continue
-        x = np.array(AXES[axis]) ** (2 if axis == "size" else 1)  # of pixels
+        x = np.array(AXES[axis]) ** 2 / 1000 if axis == "size" else np.array(AXES[axis])
         for figure in (*PARTS, "live MiB"):
             y = np.array([rows[setup][figure] for setup in sweep])
             slope, start = np.polyfit(x, y, 1)
@@ -50,29 +55,34 @@ def fits(rows: dict[Setup, Row]) -> list[Row]:
     return found
 
 
-def predicted(row: Row, load: float, workers: int, n: int, gigabits: float, faster: float) -> Row:
-    """A step of n processes by the model of docs/SCALING.md, in ms.
+def predicted(
+    row: Row, load: float, workers: int, faster: float, pictures: int, n: int, gigabits: float
+) -> Row:
+    """A step by the model of docs/SCALING.md, in ms.
 
     Args:
         row: what was measured with one process.
         load: processor time of a picture in the loader.
         workers: loader processes of a process.
+        faster: how many times the device is as fast as the core that was measured.
+        pictures: of each process.
         n: number of processes.
         gigabits: a second, that the slowest link between two of them carries.
-        faster: how many times the device is as fast as the core that was measured.
     """
-    pictures = row["pictures"]
+    times = {part: row[part] * pictures / row["pictures"] for part in PARTS}
+    times["optimizer"] = row["optimizer"]
     loader = load * pictures / workers
     network = 2 * (n - 1) / n * 4 * row["parameters"] * 8 / (gigabits * 1e6)
     waits = {
-        "model": sum(row[part] for part in PARTS if part != "assignment") / faster,
-        "matcher": row["assignment"],
-        "network": max(0.0, network - row["backward"] / faster),
+        "model": sum(times[part] for part in PARTS if part != "assignment") / faster,
+        "matcher": times["assignment"],
+        "network": max(0.0, network - times["backward"] / faster),
     }
     step = max(loader, sum(waits.values()))
     return {
-        **{"speed": faster, "n": n, "Gbit/s": gigabits, "loader": loader, "all-reduce": network},
-        **{"step": step, "pictures/s": 1000 * n * pictures / step},
+        **{"speed": faster, "pictures": pictures, "n": n, "Gbit/s": gigabits},
+        **{"loader": loader, "matcher": waits["matcher"], "all-reduce": network, "step": step},
+        "pictures/s": 1000 * n * pictures / step,
         "limit": "loader" if step == loader else max(waits, key=lambda name: waits[name]),
     }
 
@@ -85,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="for a file of each case")
     add("cases", nargs="*", metavar="CASE", help="as queries=200; default: all")
-    add("--load", type=float, default=60, help="ms of a picture in the loader; %(default)s")
+    add("--load", type=float, default=20, help="ms of a picture in the loader; %(default)s")
     add("--workers", type=int, default=4, help="loader processes of each process; %(default)s")
     args = parser.parse_args(argv)
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +115,8 @@ def measured(setup: Setup, folder: Path) -> Row:
         if setup.processes > 1:
             launcher = "-m torch.distributed.run --standalone --nproc-per-node"
             command = [*launcher.split(), str(setup.processes), *command]
-        subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+        quiet = {"KINETO_LOG_LEVEL": "99", "PYTHONWARNINGS": "ignore"}
+        subprocess.run([sys.executable, *command], cwd=ROOT, env=os.environ | quiet, check=True)
     return json.loads(file.read_text(encoding="utf-8"))
 
 

@@ -104,7 +104,7 @@ def build(setup: Setup) -> AccumulatingTrainer:
     if setup.model == "tiny":
         cfg.MODEL.BACKBONE.NAME, cfg.MODEL.RESNETS.NORM = "build_tiny_resnet_backbone", "BN"
         cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 32
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = setup.classes
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = setup.classes, 65535
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = setup.queries
     torch.manual_seed(comm.get_rank())
     sizes = setup.pictures, setup.size, setup.size, setup.segments, setup.classes

@@ -42,7 +42,9 @@ def test_lines_through_an_axis() -> None:
     found = {row["of"]: row for row in scaling.fits(rows)}
     assert {row["axis"] for row in found.values()} == {"size"}  # of others there is no row
     line = found["backward"]
-    assert (line["at 0"], line["each"], line["R2"]) == pytest.approx((2, 1, 1))
+    assert (line["at 0"], line["each"], line["R2"]) == pytest.approx(
+        (2, 1000, 1)
+    )  # of a thousand pixels
     assert found["losses"]["R2"] < 0.1
     assert found["rest"]["each"] == pytest.approx(0)
 
@@ -50,17 +52,24 @@ def test_lines_through_an_axis() -> None:
 def test_predictions_by_hand() -> None:
     row = {"pictures": 2, "parameters": 10**7} | dict.fromkeys(PARTS, 0.0)
     row |= {"backward": 2000.0, "backbone": 1000.0, "assignment": 5.0}
-    found = scaling.predicted(row, load=60, workers=4, n=1, gigabits=1, faster=1)
-    assert (found["loader"], found["all-reduce"], found["step"]) == (30, 0, 3005)
+    row["optimizer"] = 100.0
+
+    def predicted(speed: float, pictures: int, n: int, workers: int = 4) -> scaling.Row:
+        return scaling.predicted(row, 60, workers, speed, pictures, n, gigabits=1)
+
+    found = predicted(1, 2, 1)
+    assert (found["loader"], found["all-reduce"], found["step"]) == (30, 0, 3105)
     assert found["limit"] == "model"
     # 40 MB sent one and a half times are 60 MB, 480 ms at 1 Gbit/s, of which backward hides 20.
-    found = scaling.predicted(row, load=60, workers=4, n=4, gigabits=1, faster=100)
-    assert (found["all-reduce"], found["step"]) == (480, 10 + 20 + 5 + 460)
-    assert found["pictures/s"] == pytest.approx(1000 * 8 / 495)
+    found = predicted(100, 2, 4)
+    assert (found["all-reduce"], found["step"]) == (480, 10 + 20 + 1 + 5 + 460)
+    assert found["pictures/s"] == pytest.approx(1000 * 8 / 496)
     assert found["limit"] == "network"
-    assert scaling.predicted(row, 60, 1, 4, 100, 100)["limit"] == "loader"
+    # With ten times as many pictures all but the optimizer takes ten times as long.
+    assert predicted(100, 20, 4)["step"] == 100 + 200 + 1 + 50 + 280
+    assert predicted(100, 2, 1, workers=1)["limit"] == "loader"
     row["assignment"] = 40.0
-    assert scaling.predicted(row, 60, 4, 4, 100, 100)["limit"] == "matcher"
+    assert predicted(100, 2, 1)["limit"] == "matcher"
 
 
 def test_two_processes_send_what_a_ring_sends(
