@@ -77,6 +77,7 @@ RIGHT = {
     ("INPUT.SCALE_JITTER", "()"),
     ("MODEL.MASK_FORMER.CLASS_WEIGHTS", "()"),
     ("SOLVER.FREEZE", "()"),
+    ("MODEL.MASK_FORMER.TEST.TILES", "(0, 0)"),
     ("SOLVER.CHECKPOINTS_KEPT", 0),
     ("TEST.PATIENCE", 0),
     ("SOLVER.STEPS", "()"),

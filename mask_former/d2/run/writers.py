@@ -69,7 +69,7 @@ class WandbWriter(EventWriter):
             start: the iteration with which the run starts.
 
         Raises:
-            InputError: the package is not installed.
+            InputError: the package is not installed, or W&B refuses the run.
         """
         try:
             import wandb
@@ -81,13 +81,19 @@ class WandbWriter(EventWriter):
         name = Path(folder, "wandb_run")
         if not start or not name.is_file():
             name.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
-        self._run: Any = wandb.init(
-            project=project,
-            dir=folder,
-            id=name.read_text(encoding="utf-8"),
-            name=Path(folder).name,
-            resume="allow",
-        )
+        try:
+            self._run: Any = wandb.init(
+                project=project,
+                dir=folder,
+                id=name.read_text(encoding="utf-8"),
+                name=Path(folder).name,
+                resume="allow",
+            )
+        except wandb.errors.Error as error:
+            raise InputError(
+                f"WANDB_PROJECT is {project!r}, which W&B refuses: {error} Or set WANDB_MODE to "
+                "offline in the environment, or leave the key empty"
+            ) from error
         self._last = -1
 
     def write(self) -> None:

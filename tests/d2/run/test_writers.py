@@ -1,6 +1,8 @@
 """Where numbers go: no iteration twice after a resume, and a run of W&B without a network."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -61,6 +63,25 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     cfg.SOLVER.MAX_ITER = 3
     run(cfg, resume=True)
     assert (tmp_path / "out" / "wandb_run").read_text() == name
+
+
+def test_weights_and_biases_without_a_key(tmp_path):
+    pytest.importorskip("wandb", reason="W&B is an extra")
+    script = (
+        "import sys\nfrom mask_former.d2.errors import InputError\n"
+        "from mask_former.d2.run.writers import WandbWriter\n"
+        "try:\n    WandbWriter(sys.argv[1], 'p')\nexcept InputError as error:\n    print(error)\n"
+    )
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    done = subprocess.run(  # the package remembers the mode of the tests before
+        [sys.executable, "-W", "ignore", "-c", script, str(tmp_path)],
+        env={**kept, "HOME": str(tmp_path), "NETRC": str(tmp_path / "none")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "WANDB_PROJECT is 'p', which W&B refuses: " in done.stdout
+    assert "wandb login" in done.stdout
 
 
 def test_weights_and_biases_that_is_not_there(monkeypatch, tmp_path):
