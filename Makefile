@@ -7,6 +7,7 @@ EXTRAS ?= dev,opencv
 WEB_ARGS ?=
 
 .PHONY: setup demo web test nightly lint check gpu
+.PHONY: setup demo test nightly lint check gpu docs
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -45,6 +46,12 @@ lint: $(INSTALLED)
 	.venv/bin/mypy
 
 check: lint test
+
+# The site, in output/site, with broken links as errors; the notebook is run, and every example.
+docs: $(INSTALLED)
+	$(VENV_PYTHON) -m pip install --quiet --editable '.[docs]'
+	.venv/bin/mkdocs build --strict
+	$(VENV_PYTHON) -m pytest -m "nightly or not nightly" tests/docs
 
 # On a machine with a CUDA device, within nine minutes.
 gpu: $(INSTALLED)

@@ -1,6 +1,6 @@
 """MaskFormer R50 on ADE20K-150 as a LazyConfig: plain constructors, no registry and no cfg.
 
-For Detectron2's ``tools/lazyconfig_train_net.py``, which takes it as it is::
+In the form that Detectron2's ``tools/lazyconfig_train_net.py`` takes::
 
     python lazyconfig_train_net.py --config-file examples/lazy_semantic.py --num-gpus 8
 
