@@ -79,7 +79,7 @@ def ask(predictor: Predictor, picture: np.ndarray, segments: int | None = None) 
             f"the model is a {type(model).__name__}, which classifies pixels and has no queries; "
             "give weights of a MaskFormer"
         )
-    images = model.normalize_and_pad([predictor._sample(picture)])
+    images = model.normalize_and_pad([predictor.sample(picture)])
     size, padded = images.image_sizes[0], images.tensor.shape[-2:]
     with torch.no_grad():
         prediction = model.network(images.tensor)
