@@ -21,8 +21,8 @@ GRID = 24
 """Cells of a map of places, in both directions."""
 _FULL = 0.9
 """The share of the queries that a picture may need before more are advised."""
-_ROOM = 0.5
-"""The share of the queries that have to be idle before fewer are advised."""
+_ENOUGH = 0.7
+"""The share of the queries that has to be enough before fewer are advised."""
 
 
 class Answers(NamedTuple):
@@ -171,8 +171,8 @@ def advice(usage: Usage) -> str:
         return f"More are needed: {told}. Surplus segments cannot be learnt; raise {key}."
     if needed > _FULL * queries:
         return f"More may help: {told}. Crowded pictures use nearly all; try a larger {key}."
-    if idle >= _ROOM * queries and needed <= _ROOM * queries:
-        enough = max(2 * needed, queries - idle)
+    enough = max(2 * needed, queries - idle)
+    if enough <= _ENOUGH * queries:
         return f"Fewer would do: {told}. {key} {enough} would leave room for twice as many."
     return f"The number fits: {told}."
 

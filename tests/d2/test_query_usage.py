@@ -85,6 +85,7 @@ def usage_of(kept_of_pictures, segments=()):
         ([3, 10], (), "More may help: at most 10 of 10 .* 0 queries never did"),
         ([3, 7], (7, 3), "The number fits: at most 7 of 10 .* 3 queries never did"),
         ([2, 1], (2,), "Fewer would do: at most 2 of 10 .*NUM_OBJECT_QUERIES 4 would leave"),
+        ([4, 1], (), "The number fits"),  # twice as many as are needed are 8
         ([2, 1], (8,), "The number fits"),  # the data would need more than the model finds
     ],
 )

@@ -19,7 +19,8 @@ _HEADERS = ("query", "segment in", "competes in", "has an object in", "answers f
 _LEGEND = (
     "In per cent of the pictures: the query became a segment; it was sure enough of a class to "
     "compete for pixels; its likeliest class was not “no object”. Then its classes, with their "
-    "share of the pictures in which it had an object, and where its mask lies on average."
+    "share of the pictures in which it had an object, and where its mask lies on average. A query "
+    "that competes far more often than it becomes a segment doubles others."
 )
 
 _PAGE = """<!DOCTYPE html>
