@@ -21,7 +21,7 @@ import mask_former.d2  # noqa: F401  # isort: skip
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from mask_former.d2.commands.arguments import positive
+from mask_former.d2.commands.arguments import add_opts_argument, positive
 from mask_former.d2.commands.importing import add_import_argument, import_code
 from mask_former.d2.data.checks import check_dataset
 from mask_former.d2.data.pairing import PICTURE_EXTENSIONS, walk
@@ -58,7 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--limit", metavar="N", type=positive, default=500, help="pictures, spread over all of them"
     )
     add_import_argument(parser)
-    add("opts", nargs="*", metavar="KEY VALUE", help="override the configuration")
+    add_opts_argument(parser)
     return parser.parse_args(argv)
 
 

@@ -38,7 +38,7 @@ def test_it_was_committed_with_what_it_gives():
     assert NOTEBOOK.stat().st_size < 1_500_000
 
 
-@pytest.mark.nightly  # 20 s of a free core, of which 10 are the training of section 6
+@pytest.mark.nightly  # 50 s on busy cores
 def test_it_runs_and_its_pictures_and_its_words_before_the_training_are_the_same():
     nbformat = pytest.importorskip("nbformat", reason="needs the extra docs")
     nbclient = pytest.importorskip("nbclient", reason="needs the extra docs")
