@@ -6,7 +6,7 @@ DEMO_ARGS ?=
 EXTRAS ?= dev,opencv
 WEB_ARGS ?=
 
-.PHONY: setup demo web test nightly lint check gpu
+.PHONY: setup demo web test nightly lint check docs gpu
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -45,6 +45,14 @@ lint: $(INSTALLED)
 	.venv/bin/mypy
 
 check: lint test
+
+# The site, in output/site, with broken links as errors; the notebook is run, and every example.
+docs: $(INSTALLED)
+	$(VENV_PYTHON) -c 'import mkdocstrings, nbclient' 2>/dev/null || \
+	PIP_CONSTRAINT=constraints/$$($(VENV_PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt \
+	$(VENV_PYTHON) -m pip install --editable '.[docs]'
+	.venv/bin/mkdocs build --strict
+	$(VENV_PYTHON) -m pytest -m "nightly or not nightly" tests/docs
 
 # On a machine with a CUDA device, within nine minutes.
 gpu: $(INSTALLED)

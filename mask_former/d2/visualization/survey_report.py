@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 import cv2
+import numpy as np
 from tabulate import tabulate
 
 from ..data.counting import ClassCount, SplitSurvey, Spread
@@ -36,32 +37,36 @@ _RANGES = (
     "maximum."
 )
 
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1240px;
+  padding: 0 1em; color: #222; background: #fff; }
+h2 { margin-top: 1.8em; border-bottom: 1px solid #ccc; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; }
+th, td { padding: .25em .7em; text-align: right; white-space: nowrap; }
+th { border-bottom: 1px solid #999; }
+tr:nth-child(even) td { background: #f6f6f6; }
+th:first-child, td:first-child, .bars th, .bars td { text-align: left; }
+.bar { display: inline-block; width: 110px; height: .75em; margin-right: .5em;
+  background: #e4e4e4; }
+.bar i { display: block; height: 100%; }
+.swatch { display: inline-block; width: .9em; height: .9em; margin-right: .5em;
+  border: 1px solid #888; vertical-align: -.1em; }
+.finding { border-left: 5px solid #d99a00; padding: .1em 1em; margin: 1em 0; }
+.finding.error { border-color: #c62828; }
+.finding ul { margin: .3em 0; overflow-wrap: anywhere; }
+.none { color: #b71c1c; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(380px, 1fr));
+  gap: 1em; }
+figure { margin: 0; }
+figure img { width: 100%; }
+figcaption { font-size: 85%; overflow-wrap: anywhere; }
+"""
+"""Of the pages that this package writes; they need no other file."""
+
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1240px;
-  padding: 0 1em; color: #222; background: #fff; }}
-h2 {{ margin-top: 1.8em; border-bottom: 1px solid #ccc; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; }}
-th, td {{ padding: .25em .7em; text-align: right; white-space: nowrap; }}
-th {{ border-bottom: 1px solid #999; }}
-tr:nth-child(even) td {{ background: #f6f6f6; }}
-th:first-child, td:first-child, .bars th, .bars td {{ text-align: left; }}
-.bar {{ display: inline-block; width: 110px; height: .75em; margin-right: .5em;
-  background: #e4e4e4; }}
-.bar i {{ display: block; height: 100%; }}
-.swatch {{ display: inline-block; width: .9em; height: .9em; margin-right: .5em;
-  border: 1px solid #888; vertical-align: -.1em; }}
-.finding {{ border-left: 5px solid #d99a00; padding: .1em 1em; margin: 1em 0; }}
-.finding.error {{ border-color: #c62828; }}
-.finding ul {{ margin: .3em 0; overflow-wrap: anywhere; }}
-.none {{ color: #b71c1c; }}
-.pictures {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(380px, 1fr));
-  gap: 1em; }}
-figure {{ margin: 0; }}
-figure img {{ width: 100%; }}
-figcaption {{ font-size: 85%; overflow-wrap: anywhere; }}
-</style></head><body>
+{style}</style></head><body>
 <h1>{title}</h1>
 <p>{summary}</p>
 <h2>Findings</h2>
@@ -87,10 +92,11 @@ def write_report(survey: Survey, file: Path) -> None:
     """
     description = survey.description
     page = _PAGE.format(
+        style=STYLE,
         title=escape(f"Data set {description.name}"),
         summary=escape(_summary(survey)),
         findings="".join(map(_finding, survey.findings)) or "<p>Nothing was found to be wrong.</p>",
-        splits=_table(_HEADERS, (map(escape, _split_row(survey, s)) for s in survey.splits)),
+        splits=html_table(_HEADERS, (map(escape, _split_row(survey, s)) for s in survey.splits)),
         ranges=escape(_RANGES),
         legend=escape(_legend(description)),
         classes=_class_table(survey),
@@ -206,7 +212,7 @@ def _finding(finding: Finding) -> str:
     )
 
 
-def _table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def html_table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table; cells of rows are HTML."""
     head = "".join(f"<th>{escape(header)}</th>" for header in headers)
     body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
@@ -233,18 +239,22 @@ def _class_table(survey: Survey) -> str:
         yield from (cell(split, index) for split in splits)
 
     headers = ["class", *(_short(survey, split) for split in splits)]
-    return _table(headers, map(row, range(len(classes))))
+    return html_table(headers, map(row, range(len(classes))))
 
 
 def _figure(survey: Survey, shown: Shown) -> str:
     """A drawing; its caption has the path below the folder that all those shown have in common."""
-    drawing = draw_labels(survey.description, shown.sample)
-    _, jpeg = cv2.imencode(".jpg", drawing[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    content = base64.b64encode(jpeg.tobytes()).decode("ascii")
     name = survey.description.classes[shown.rarest].name
     folders = [os.path.dirname(each.sample["file_name"]) for each in survey.shown]
     file = os.path.relpath(shown.sample["file_name"], os.path.commonpath(folders))
     caption = escape(f"{name}: {file} ({shown.split})")
+    return figure(draw_labels(survey.description, shown.sample), caption)
+
+
+def figure(drawing: np.ndarray, caption: str) -> str:
+    """A drawing [h, w, 3] (RGB, uint8) within the page; the caption is HTML."""
+    _, jpeg = cv2.imencode(".jpg", drawing[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    content = base64.b64encode(jpeg.tobytes()).decode("ascii")
     return (
         f'<figure><img alt="{caption}" src="data:image/jpeg;base64,{content}">'
         f"<figcaption>{caption}</figcaption></figure>\n"
