@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="pictures are resized to this; needed for Swin transformers",
+        help="pictures are resized to this; default: any size",
     )
     sizes.add_argument(
         "--dynamic",

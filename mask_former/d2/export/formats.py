@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.fx.experimental._config
 from torch.export import Dim, ExportedProgram
 
-from ...modeling.swin import SwinTransformer
+from ...modeling.swin import SwinStage
 from ...runtime import METADATA_KEY, Arrays, Information, Model, load
 from ..errors import InputError
 from .graph import OUTPUTS, ExportedModel
@@ -52,14 +53,9 @@ def write(graph: ExportedModel, info: Information, request: Request, path: Path)
     """Writes a graph to a file; of OpenVINO's format the weights beside it, in a .bin.
 
     Raises:
-        InputError: a package is missing, or the model cannot take pictures of any size.
+        InputError: a package is missing, or the model has no such result.
     """
     check_packages(request.format)
-    if request.size is None and isinstance(graph.model.backbone, SwinTransformer):
-        raise InputError(
-            "a Swin transformer can be exported for one size alone: sizes at large, each padded to "
-            "whole windows at every stage, are more than torch.export can follow; give --size H W"
-        )
     if not graph.per_pixel and graph.task == "instance" and not graph.model.inference.thing_ids:
         raise InputError(
             "the data set of DATASETS.TRAIN[0] has no things, so that there are no instances to "
@@ -78,13 +74,17 @@ def trace(graph: ExportedModel, size: tuple[int, int] | None) -> ExportedProgram
     """The graph for a batch of any length, and for results of any size."""
     # A picture of almost as much padding as there can be, so that cells that may be padding are,
     # and of sides that nothing else has, in the coarsest map either: what is equal or one here
-    # would be taken to be so always.
+    # would be taken to be so always. Of a Swin transformer the coarsest map has several windows.
+    windows = [m.window for m in graph.model.backbone.modules() if isinstance(m, SwinStage)]
     step = max(graph.divisor, 32)
-    height, width = size or (2 * step + 11, 3 * step + 13)
+    least = step * max(windows, default=1)
+    height, width = size or (least + step + 11, least + 2 * step + 13)
     sides = {} if size else {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     dynamic = {"image": {0: Dim.DYNAMIC, **sides}, "height": Dim.DYNAMIC, "width": Dim.DYNAMIC}
     image = torch.zeros(2, 3, height, width, dtype=torch.uint8)
-    with torch.no_grad(), _quiet():
+    # Without, sizes of windows are compared with numbers that hold for this picture alone.
+    options: Any = torch.fx.experimental._config  # whose `patch` torch adds as it is imported
+    with torch.no_grad(), _quiet(), options.patch(backed_size_oblivious=bool(windows)):
         return torch.export.export(graph, (image, 101, 133), dynamic_shapes=dynamic, strict=False)
 
 
