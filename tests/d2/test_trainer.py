@@ -152,19 +152,20 @@ def test_failure_after_an_iteration_keeps_it(cfg):
     assert again.start_iter == again.scheduler.last_epoch == 2
 
 
-def test_failure_in_the_first_iteration(cfg):
-    trainer = Trainer(cfg)
-    trainer.register_hooks([Failing(RuntimeError(), before=0)])
+def fail_before(trainer: Trainer, iteration: int) -> None:
+    """Trains until an iteration, which raises."""
+    trainer.register_hooks([Failing(RuntimeError(), before=iteration)])
     with pytest.raises(RuntimeError):
         trainer.train()
+
+
+def test_failure_in_the_first_iteration(cfg):
+    fail_before(Trainer(cfg), 0)
     assert resumed(cfg).start_iter == 0
 
 
 def test_failure_in_the_last_iteration_is_not_evaluated(cfg):
-    trainer = Trainer(cfg)
-    trainer.register_hooks([Failing(RuntimeError(), before=2)])
-    with pytest.raises(RuntimeError):
-        trainer.train()
+    fail_before(Trainer(cfg), 2)
     assert evaluations(cfg) == 0
     assert resumed(cfg).start_iter == 2
 
@@ -173,9 +174,7 @@ def test_failure_of_a_resumed_run(cfg):
     Trainer(cfg).train()
     cfg.SOLVER.MAX_ITER = 5
     again = resumed(cfg)
-    again.register_hooks([Failing(RuntimeError(), before=3)])
-    with pytest.raises(RuntimeError):
-        again.train()
+    fail_before(again, 3)
     assert resumed(cfg).start_iter == 3
 
 
