@@ -216,6 +216,8 @@ def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> 
         save_config(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = MaskFormerCheckpointer(model, save_dir=cfg.OUTPUT_DIR, options=options)
+    if not (cfg.MODEL.WEIGHTS or resume):
+        _logger.warning("MODEL.WEIGHTS is empty: random weights are evaluated")
     average = average_weights(checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume))
     optimize_for_inference(model)
     results = Trainer.test(cfg, model)

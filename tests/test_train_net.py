@@ -83,6 +83,7 @@ def test_a_checkpoint_is_evaluated_alone_and_gives_its_classes(tmp_path):
 def test_one_scale_of_test_time_augmentation_changes_nothing(tmp_path):
     aug = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": "(32,)", "TEST__AUG__FLIP": False}
     results = train_net.main(parse(tmp_path, "--eval-only", **aug))
+    assert "MODEL.WEIGHTS is empty: random weights are evaluated" in log_of(tmp_path)
     assert list(results) == ["sem_seg", "sem_seg_TTA"]
     np.testing.assert_equal(results["sem_seg_TTA"], results["sem_seg"])
     for folder, key in (("inference", "sem_seg"), ("inference_TTA", "sem_seg_TTA")):
