@@ -109,7 +109,9 @@ class MaskFormer(nn.Module):
         if torch.jit.is_tracing():
             return self._traced_results(batched_inputs, self.normalize_and_pad(batched_inputs))
         if not self.training:
-            return self._results_of_any_size(batched_inputs)
+            options = self.inference
+            results = self._results_of_any_size if options.tiles[0] else self._results
+            return results(batched_inputs, options)
         images = self.normalize_and_pad(batched_inputs)
         padding = self._padding(batched_inputs, images)
         # Targets first: their copies to a device do not wait behind the forward pass.
@@ -173,9 +175,10 @@ class MaskFormer(nn.Module):
             targets.append(pad_target(target, images.tensor.shape[-2:]))
         return targets
 
-    def _results_of_any_size(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _results_of_any_size(
+        self, batched_inputs: Sequence[dict[str, Any]], options: InferenceOptions
+    ) -> list[dict[str, Any]]:
         """What evaluation gives: for images that fit into a tile at once, for each other alone."""
-        options = self.inference
         small = [x for x in batched_inputs if fits(x, options)]
         results = iter(self._results(small, options))
 

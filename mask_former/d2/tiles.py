@@ -86,9 +86,8 @@ def spans(length: int, output: int, side: int, overlap: int) -> list[Span]:
 
 
 def fits(sample: Sample, options: InferenceOptions) -> bool:
-    """Whether there are no tiles, or the image of a sample is no larger than one."""
-    side = options.tiles[0]
-    return not side or max(sample["image"].shape[-2:]) <= side
+    """Whether the image of a sample is no larger than a tile."""
+    return max(sample["image"].shape[-2:]) <= options.tiles[0]
 
 
 def tiled_result(
