@@ -77,6 +77,7 @@ def describe(request: Request, configs: str) -> Described:
     os.makedirs(output, exist_ok=True)
     file, notes = _description_file(folder, output, request)
     description = read_description(file)
+    _check_folder(description, folder)
     weights = dict(zip(request.opts[::2], request.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
     problem = _weights_problem(weights, request)
     of_weights = None if problem or not weights else _config_of_weights(weights, output, configs)
@@ -111,6 +112,17 @@ def _description_file(folder: str, output: str, request: Request) -> tuple[str, 
     with replacing(file) as stream:
         stream.write(description_text(recognized).encode())
     return str(file), recognized.notes
+
+
+def _check_folder(description: Description, folder: str) -> None:
+    """Refuses a description from before that is of other data; one in the folder knows better."""
+    described = os.path.realpath(description.path(""))
+    lies_in_folder = os.path.dirname(description.file) == folder
+    if not lies_in_folder and described != os.path.realpath(folder):
+        raise InputError(
+            f"{description.file} describes {described}, not {folder}; take it away to have it "
+            "written anew, or let what is written go elsewhere (OUTPUT_DIR, or --output)"
+        )
 
 
 def _facts(description: Description, training: SplitSurvey) -> Facts:

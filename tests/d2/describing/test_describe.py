@@ -57,6 +57,17 @@ def test_what_was_written_before_is_kept(streets, tmp_path):
     assert any("is kept as it is" in note for note in again.notes)
 
 
+def test_a_description_of_other_data_is_not_taken_for_these(streets, tmp_path):
+    described(streets, tmp_path / "out")
+    other = shutil.copytree(streets, tmp_path / "other")
+
+    with pytest.raises(InputError, match=r"dataset.yaml describes .*/streets, not .*/other; take"):
+        described(other, tmp_path / "out")
+
+    (tmp_path / "link").symlink_to(streets)
+    assert described(tmp_path / "link", tmp_path / "out").config is not None
+
+
 def test_a_description_that_lies_with_the_data(streets, tmp_path):
     described(streets, tmp_path / "out")
     shutil.copy(tmp_path / "out" / "dataset.yaml", streets)
