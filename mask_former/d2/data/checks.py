@@ -129,16 +129,16 @@ def _needed_paths(metadata: Metadata) -> list[str]:
 
 def _categories(
     row: DescribedSet | None, metadata: Metadata
-) -> tuple[Collection[int], Collection[int]]:
-    """The things and the stuff in the files of a panoptic set; none where all may be there."""
+) -> tuple[Collection[int], Collection[int], Collection[int]]:
+    """Things, stuff and what is ignored in a panoptic set's files; none where all may be there."""
     things = metadata.get("thing_dataset_id_to_contiguous_id", {})
     if row is None:
-        return things, metadata.get("stuff_dataset_id_to_contiguous_id", {})
+        return things, metadata.get("stuff_dataset_id_to_contiguous_id", {}), ()
     if row.description.ignores_rest:
-        return (), ()
-    classes = row.description.categories()
+        return (), (), ()
+    classes, ignored = row.description.categories(), row.description.ignore
     found = {value for value, number in classes.items() if number in things.values()}
-    return found, classes.keys() - found
+    return found, classes.keys() - found - {*ignored}, ignored
 
 
 def _is_of_instances(metadata: Metadata) -> bool:

@@ -22,6 +22,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
 from ..run.files import replacing
+from . import entries as rules_of_entries
 from .entries import Annotation, check_segmentation, check_segments
 from .reading import naming
 
@@ -105,7 +106,10 @@ def check_instances(path: str) -> InstanceFile:
 
 
 def check_panoptic(
-    path: str, things: Collection[int], stuff: Collection[int] = ()
+    path: str,
+    things: Collection[int],
+    stuff: Collection[int] = (),
+    ignored: Collection[int] = (),
 ) -> Sequence[Picture]:
     """Checks a panoptic JSON of COCO's format, and gives its pictures.
 
@@ -114,13 +118,14 @@ def check_panoptic(
         things: the categories that the data set knows as things, by the ids in its files; none:
             the file alone decides.
         stuff: those that it knows as stuff; things may be among them.
+        ignored: those that it leaves out, whichever they are.
 
     Raises:
         InputError: with the file and the entry that training or evaluation would stumble over.
     """
-    known = sorted({*things, *stuff})
-    what = f"panoptic of things {sorted(things)} among {known}"
-    return _remembered(path, what, lambda: _check_panoptic(path, known, things))
+    known = sorted({*things, *stuff, *ignored})
+    what = f"panoptic of things {sorted(things)} among {known}, without {sorted(ignored)}"
+    return _remembered(path, what, lambda: _check_panoptic(path, known, things, ignored))
 
 
 def _check_instances(path: str) -> InstanceFile:
@@ -184,13 +189,15 @@ def _check_instance(
         check_segmentation(where, segmentation, (image["height"], image["width"]))
 
 
-def _check_panoptic(path: str, known: Collection[int], things: Collection[int]) -> list[Picture]:
+def _check_panoptic(
+    path: str, known: Collection[int], things: Collection[int], ignored: Collection[int]
+) -> list[Picture]:
     content = read_json(path, "panoptic JSON")
     if not _table(path, content, "annotations"):
         raise InputError(f"{path} lists no pictures in annotations; prepare it again")
     categories = _by_id(path, content, "categories") if "categories" in content else {}
     for number, category in categories.items():
-        if "isthing" in category and number in known:
+        if "isthing" in category and number in known and number not in ignored:
             said, expected = category["isthing"], number in things
             if said not in (0, 1) or bool(said) != expected:
                 raise InputError(
@@ -298,7 +305,8 @@ def _looked_up(path: str, what: str, check: Callable[[], Sequence[Any]]) -> Sequ
         file = os.path.realpath(PathManager.get_local_path(path))
         stamp = os.stat(file)
     # Another version of these rules is to look again.
-    rules = Path(__file__).read_bytes()
+    files = (__file__, rules_of_entries.__file__)
+    rules = b"".join(Path(each).read_bytes() for each in files)
     key = repr((file, stamp.st_mtime_ns, stamp.st_size, what)).encode() + rules
     folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     memory = Path(folder, "mask_former", f"{hashlib.sha256(key).hexdigest()}.json")

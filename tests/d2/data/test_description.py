@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import ExifTags, Image
 
 from mask_former.d2.config import get_mask_former_cfg, load_config
+from mask_former.d2.data.checks import check_dataset
 from mask_former.d2.data.datasets import register_descriptions
 from mask_former.d2.data.description import read_description
 from mask_former.d2.data.mappers import (
@@ -378,6 +379,17 @@ def test_panoptic_categories_that_are_dropped_are_void(describe, save, tmp_path)
     assert instances.gt_classes.tolist() == [0, 1]
     assert instances.gt_masks.sum((1, 2)).tolist() == [2, 2]
     assert (result["PQ"], result["PQ_th"], result["PQ_st"]) == (100, 100, 100)
+
+
+@pytest.mark.parametrize("ignore", [[8], [8, 9]])
+def test_a_thing_that_is_ignored_passes_the_checks(describe, save, tmp_path, ignore):
+    write_panoptic(save, tmp_path)
+    classes = [SKY, {"name": "car", "values": [7], **PARTS}]
+    register(describe(classes=classes, ignore=ignore, **PANOPTIC))
+
+    check_dataset("street_val", 2)
+
+    assert panoptic_sample()["instances"].gt_classes.tolist() == [0, 1]
 
 
 def test_a_category_that_is_not_listed_is_refused(describe, save, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mask_former.d2.data import json_files
+from mask_former.d2.data import entries, json_files
 from mask_former.d2.data.json_files import check_instances, check_panoptic, picture_id
 from mask_former.d2.errors import InputError
 
@@ -67,6 +67,16 @@ def test_optional_fields_and_text_ids(write):
     assert check_panoptic(write(PANOPTIC), THINGS, STUFF) == [[7, "a"], [8, "b"]]
     check_panoptic(write(PANOPTIC), {})
     check_panoptic(write(changed(PANOPTIC, ["categories"], None)), THINGS, STUFF)
+
+
+@pytest.mark.parametrize("isthing", [0, 1])
+def test_categories_that_are_ignored_are_things_or_stuff(write, isthing):
+    path = write(changed(PANOPTIC, ["categories", 1, "isthing"], isthing))
+    check_panoptic(path, THINGS, (), STUFF)
+    without = write(changed(PANOPTIC, ["categories"], None))
+    check_panoptic(without, THINGS, (), STUFF)
+    with pytest.raises(InputError, match="segment 2 of the category_id 3, which the categories"):
+        check_panoptic(without, THINGS)
 
 
 def test_a_test_set_has_no_annotations(write):
@@ -200,6 +210,20 @@ def test_a_file_is_checked_once_until_it_changes(write, caplog, monkeypatch):
     os.utime(path, ns=(1, 1))  # a clock may be too coarse to tell the two apart
     with pytest.raises(InputError, match="more than once"):
         check_panoptic(path, THINGS, STUFF)
+
+
+def test_other_rules_look_at_a_file_again(write, tmp_path, monkeypatch):
+    path = write(PANOPTIC)
+    check_panoptic(path, THINGS, STUFF)
+    checked = []
+    monkeypatch.setattr(json_files, "_check_panoptic", lambda *_: checked.append(1) or checked)
+    rules = tmp_path / "entries.py"
+    rules.write_bytes(Path(entries.__file__).read_bytes() + b"# another version\n")
+    monkeypatch.setattr(entries, "__file__", str(rules))
+
+    check_panoptic(path, THINGS, STUFF)
+
+    assert checked == [1]
 
 
 def test_a_cache_that_cannot_be_written(write, tmp_path, monkeypatch):
