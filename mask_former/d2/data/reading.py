@@ -232,7 +232,7 @@ def read_label_map(
     labels = read_values(file_name, values is not None and values.colors)
     if values is not None:
         labels = values.apply(file_name, labels)
-    is_narrow = labels.dtype.itemsize == 1 or values is not None
+    is_narrow = labels.dtype.itemsize == 1 or (values is not None and num_classes is not None)
     is_narrow = is_narrow and 0 <= (ignore_label or 0) < 256 and (num_classes or 0) < 256
     labels = labels.astype(np.uint8 if is_narrow else np.int32, copy=False)
     if num_classes is None:

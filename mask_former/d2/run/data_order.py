@@ -172,11 +172,13 @@ def _segments(sample: Sample, ignored: int) -> list[dict[str, int]]:
     """What a sample has of each class: annotations, segments, or labels in its map."""
     for key in ("annotations", "segments_info"):
         if key in sample:
-            return [{"category_id": each["category_id"]} for each in sample[key]]
+            learnt = [each for each in sample[key] if not each.get("iscrowd")]
+            return [{"category_id": each["category_id"]} for each in learnt]
     if "sem_seg_file_name" not in sample:
         raise InputError(
             f"DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler counts classes, of which the "
             f"sample of image {sample.get('file_name')} tells nothing; give TrainingSampler"
         )
-    labels = np.unique(read_label_map(sample["sem_seg_file_name"], None, ignored))
+    values = sample.get("label_values")
+    labels = np.unique(read_label_map(sample["sem_seg_file_name"], None, ignored, values))
     return [{"category_id": int(label)} for label in labels if label != ignored]

@@ -10,8 +10,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from mask_former.d2.data.reading import LabelValues
 from mask_former.d2.errors import InputError
-from mask_former.d2.run.data_order import OrderedLoader, _order, build_train_loader
+from mask_former.d2.run.data_order import OrderedLoader, _order, _segments, build_train_loader
 from mask_former.d2.run.randomness import reseed, reseeded
 from tests.small_runs import tiny_cfg
 
@@ -131,6 +132,23 @@ def test_repeat_factors_of_segments_and_of_label_maps(tmp_path):
     assert list(islice(_order(options, maps)(0), 100)) == expected
     with pytest.raises(InputError, match=r"counts classes, of which the sample of image a\.jpg"):
         _order(options, [{"file_name": "a.jpg"}])
+
+
+def test_segments_are_those_that_are_learnt(tmp_path):
+    """Values of label maps stand for classes, and crowds for none."""
+    Image.fromarray(np.array([[0, 7, 8, 9]], np.uint8)).save(tmp_path / "a.png")
+    values = LabelValues(((0, 0), (7, 1), (8, 300), (9, 255)))
+    labels = {"sem_seg_file_name": str(tmp_path / "a.png"), "label_values": values}
+    assert [each["category_id"] for each in _segments(labels, 255)] == [0, 1, 300]
+
+    color = Image.new("RGB", (1, 1), (0, 1, 0))
+    color.save(tmp_path / "b.png")
+    values = LabelValues(((256, 3),), colors=True)
+    colors = {"sem_seg_file_name": str(tmp_path / "b.png"), "label_values": values}
+    assert _segments(colors, 255) == [{"category_id": 3}]
+
+    found = [{"category_id": 2, "iscrowd": 0}, {"category_id": 0, "iscrowd": 1}]
+    assert _segments({"segments_info": found}, 255) == [{"category_id": 2}]
 
 
 @pytest.mark.usefixtures("images")
