@@ -18,6 +18,7 @@ docs/DATASETS.md explains every key.
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ _KEYS = ("name", "task", "root", "classes", "ignore", "ignore_label", "backgroun
 _CLASS_KEYS = ("name", "id", "values", "color", "thing")
 _SPLIT_PATHS = ("images", "labels", "panoptic", "json", "list")
 _SPLIT_KEYS = ("name", *_SPLIT_PATHS, "image_suffix", "label_suffix")
+_OF_FOLDERS = ("list", "image_suffix", "label_suffix")  # a JSON names its files itself
 _NEEDED = {"panoptic": ("panoptic", "json"), "instance": ("json",), "semantic": ()}
 _USED = {
     "semantic": ("labels",),
@@ -38,7 +40,7 @@ _USED = {
 }
 _ROOT_VARIABLE = "$DETECTRON2_DATASETS"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-_DEFAULT_IGNORE, _WIDE_IGNORE = 255, 65535  # of 8 and of 16 bits
+_BYTE, _WORD = 255, 65535  # the highest values of 8 and of 16 bits
 
 
 class Class(NamedTuple):
@@ -113,7 +115,7 @@ class Description(NamedTuple):
         ignored = dict.fromkeys(self.ignore, self.ignore_label)
         rest = self.ignore_label if self.ignores_rest else self.rest
         table = {**classes, **ignored}
-        are_labels = self.ignore_label in self.ignore and all(k == v for k, v in table.items())
+        are_labels = table == {i: i for i in (*range(len(self.classes)), self.ignore_label)}
         if are_labels and rest is None and not self.has_colors:
             return None
         return LabelValues(tuple(table.items()), rest, self.has_colors)
@@ -199,12 +201,12 @@ def _check_choice(file: str, key: str, value: Any, choices: tuple[str | None, ..
 
 
 def _read_ignore_label(file: str, label: Any, num_classes: int) -> int:
-    default = _DEFAULT_IGNORE if num_classes <= _DEFAULT_IGNORE else _WIDE_IGNORE
+    default = _BYTE if num_classes <= _BYTE else _WORD
     label = default if label is None else label
-    if type(label) is not int or not num_classes <= label <= _WIDE_IGNORE:
+    if type(label) is not int or not num_classes <= label <= _WORD:
         raise InputError(
             f"{file}: ignore_label is {label!r}; it is the label in memory of pixels without a "
-            f"class, a number from {num_classes} (the number of classes) to {_WIDE_IGNORE}"
+            f"class, a number from {num_classes} (the number of classes) to {_WORD}"
         )
     return label
 
@@ -320,6 +322,11 @@ def _read_splits(file: str, name: str, task: str, content: Any) -> list[Split]:
             raise InputError(
                 f"{file}: {where} has {', '.join(unused)}, which {task} data do not use; mend task"
             )
+        if "json" in entry and (unused := [part for part in _OF_FOLDERS if part in entry]):
+            raise InputError(
+                f"{file}: {where} has {', '.join(unused)}, which would not be used: its json names "
+                "the pictures and their files; take that out"
+            )
         registered = entry.get("name", f"{name}_{key}")
         _check_name(file, f"the name of {where}", registered)
         paths = {part: entry.get(part) for part in ("labels", "panoptic", "json", "list")}
@@ -341,11 +348,17 @@ def _check_unambiguous(description: Description) -> None:
         ("id", [str(entry.id) for entry in classes]),
         ("value", [str(value) for value in named]),
     ):
-        if twice := [each for each in dict.fromkeys(found) if found.count(each) > 1]:
+        if twice := [each for each, number in Counter(found).items() if number > 1]:
             raise InputError(
                 f"{file}: the {what} {twice[0]} stands more than once among classes and ignore; "
                 "each may stand once"
             )
+    has_ids = not description.has_colors and any(split.labels for split in description.splits)
+    if has_ids and (highest := max(values, default=0)) > _WORD:
+        raise InputError(
+            f"{file}: classes and ignore have the value {highest}, but label files hold values "
+            f"from 0 to {_WORD}; mend it, and number the values of the files anew"
+        )
     merged = [entry.name for entry in classes if len(entry.values) > 1 and not entry.is_thing]
     if merged and description.task == "panoptic":
         raise InputError(

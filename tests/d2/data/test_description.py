@@ -265,6 +265,23 @@ def test_a_clash_of_names_is_refused(describe):
             r"split train has no panoptic, json, which panoptic data need; add it",
         ),
         (
+            {"task": "instance", "splits": {"v": {"images": "x", "json": "j", "list": "l"}}},
+            r"split v has list, which would not be used: its json names the pictures",
+        ),
+        (
+            {
+                "task": "panoptic",
+                "classes": ["a"],
+                "splits": {
+                    "v": {"images": "x", "panoptic": "p", "json": "j"}
+                    | {"labels": "l", "image_suffix": "_i", "label_suffix": "_l"}
+                },
+            },
+            r"split v has image_suffix, label_suffix, which would not be used",
+        ),
+        ({"ignore": [65536]}, r"have the value 65536, but label files hold values from 0 to 65535"),
+        ({"classes": [{"name": "a", "values": [70000]}]}, r"have the value 70000, but label file"),
+        (
             {"splits": {s: {"name": "one", "images": "x"} for s in "ab"}},
             r"two splits are named one",
         ),
@@ -278,6 +295,20 @@ def test_what_contradicts_itself_is_refused(describe, changes, sentence):
     with pytest.raises(InputError, match=sentence) as error:
         read_description(str(describe(**changes)))
     assert "dataset.yaml" in str(error.value)
+
+
+def test_categories_of_a_json_may_be_any_numbers(describe):
+    splits = {"v": {"images": "x", "json": "j"}}
+    classes = [{"name": "a", "values": [70000]}]
+    description = read_description(str(describe(task="instance", classes=classes, splits=splits)))
+    assert description.categories() == {255: None, 70000: 0}
+
+
+def test_a_class_without_values_is_in_no_file(describe, save):
+    write_pair(save, "a", np.array([[0, 1]], np.uint8))
+    register(describe(classes=["road", {"name": "sky", "values": []}, "car"]))
+    with pytest.raises(InputError, match=r"a.png has values 1 that the description"):
+        semantic(DatasetCatalog.get("street_train")[0])
 
 
 def test_a_description_that_is_no_map(tmp_path):
