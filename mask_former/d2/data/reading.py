@@ -27,6 +27,7 @@ _UNDECODABLE = (
     ValueError,
     EOFError,
     KeyError,
+    TypeError,
     struct.error,
     Image.DecompressionBombError,
 )
@@ -55,6 +56,8 @@ def naming(file_name: str, what: str) -> Iterator[None]:
     """Turns whatever reading a file raises into one sentence about the file."""
     try:
         yield
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(
             f"{what} {file_name} does not exist; restore it, or set DETECTRON2_DATASETS to the "

@@ -11,6 +11,7 @@ from mask_former.d2.data.reading import (
     as_displayed,
     check_same_size,
     id_to_rgb,
+    naming,
     read_image,
     read_label_map,
     read_picture,
@@ -95,6 +96,15 @@ def test_image_that_is_no_picture(tmp_path: Path):
         read_image({"file_name": str(path)}, "RGB")
 
     assert told(error, str(path), "cannot be read")
+
+
+def test_a_sentence_within_a_sentence_stands_alone():
+    inner, outer = naming("inner.csv", "table"), naming("outer.csv", "table")
+    with pytest.raises(InputError) as error, outer, inner:
+        int("seven")
+
+    assert told(error, "table inner.csv cannot be read (invalid literal")
+    assert "outer" not in str(error.value)
 
 
 def test_image_of_another_size_than_annotated(semantic_sample):
