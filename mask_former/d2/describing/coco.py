@@ -15,6 +15,7 @@ from ..data.reading import naming, picture_size
 from ..errors import InputError
 from ..run.files import replacing
 
+_YOLO_KEYS = (b"names", b"train")
 _SPLIT = re.compile(r"train|val|test|dev", re.IGNORECASE)
 
 
@@ -48,8 +49,10 @@ def find_annotations(folder: str) -> list[Annotations]:
         if not isinstance(content, dict) or not {"annotations", "categories"} <= content.keys():
             continue
         files = files or _folders_by_name(folder)
-        if (annotations := _annotations(folder, path, content, files)) is not None:
+        with naming(os.path.join(folder, path), "JSON"):
+            annotations = _annotations(folder, path, content, files)
             has_keypoints = any("keypoints" in category for category in content["categories"])
+        if annotations is not None:
             (with_keypoints if has_keypoints else found).append(annotations)
     panoptic = [each for each in found if each.panoptic is not None]
     return panoptic or found or with_keypoints
@@ -127,7 +130,14 @@ def convert_yolo(folder: str, output: str) -> tuple[list[Annotations], str] | No
     for path in sorted(walk(folder, (".yaml", ".yml"))):
         file = os.path.join(folder, path)
         with naming(file, "YAML"):
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            text = Path(file).read_bytes()
+        try:
+            content = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError) as error:
+            if not all(re.search(rb"^%s\s*:" % key, text, re.MULTILINE) for key in _YOLO_KEYS):
+                continue  # of another program, with tags or documents of its own
+            reason = " ".join(str(error).split())
+            raise InputError(f"YAML {file} cannot be read ({reason}); mend the file") from error
         if isinstance(content, dict) and "names" in content and "train" in content:
             return list(_yolo_splits(file, content, output)), file
     return None
@@ -162,7 +172,9 @@ def _yolo_content(images: str, names: dict[int, Any]) -> dict[str, Any]:
         height, width = picture_size(os.path.join(images, path))
         entries.append({"id": number, "file_name": path, "width": width, "height": height})
         text = Path(labels, os.path.splitext(path)[0] + ".txt")
-        for line in text.read_text().splitlines() if text.is_file() else ():
+        with naming(str(text), "label file"):
+            lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
+        for line in lines:
             annotation = _yolo_annotation(f"{text}: {line[:60]!r}", line, names, width, height)
             annotations.append({"id": len(annotations) + 1, "image_id": number, **annotation})
     categories = [{"id": i, "name": str(name)} for i, name in names.items()]

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ..data.json_files import read_json
+from ..data.reading import naming
 from ..errors import InputError
 from ..run.files import replacing
 from .coco import Annotations, convert_yolo, find_annotations
@@ -212,10 +214,12 @@ def _drawn_annotations(found: Annotations, folder: str, output: str) -> list[Ann
     Pictures that nothing is marked in are trained on. With less than two others, the file is left
     as it is.
     """
-    content = json.loads(Path(folder, found.json).read_text(encoding="utf-8-sig"))
-    marked = {entry["image_id"] for entry in content["annotations"]}
-    images = [image for image in content["images"] if image["id"] in marked]
-    files = [os.path.join(folder, found.images, image["file_name"]) for image in images]
+    source = os.path.join(folder, found.json)
+    content = read_json(source)
+    with naming(source, "JSON"):
+        marked = {entry["image_id"] for entry in content["annotations"]}
+        images = [image for image in content["images"] if image["id"] in marked]
+        files = [os.path.join(folder, found.images, image["file_name"]) for image in images]
     train, val = _draw([file for file in files if os.path.isfile(file)])
     if not train or not all(map(os.path.isfile, files)):
         return [found]  # the survey names the files that are missing

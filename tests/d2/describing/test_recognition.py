@@ -344,6 +344,65 @@ def test_yolo_lines_that_are_no_polygons(folder, output, write, line, sentence):
     assert "labels/train/a.txt" in str(error.value)
 
 
+def test_yolo_lines_of_another_encoding(folder, output, write):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    yolo(folder, "0 0 0 1 0 1 1\n")
+    (folder / "labels/val/b.txt").write_bytes(b"0 0 0 1 0 1 \xff\n")
+    with pytest.raises(InputError, match=r"label file .*labels/val/b.txt cannot be read"):
+        described(folder, output)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: !Ref b\n", "---\na: 1\n---\nb: 2\n", "d: 2020-99-99\n", "\xff"]
+)
+def test_yaml_of_another_program(folder, output, write, text):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    yolo(folder, "0 0 0 1 0 1 1\n")
+    (folder / "a.yaml").write_bytes(text.encode("latin-1"))
+    assert described(folder, output)[0].task == "instance"
+
+
+def test_yaml_of_yolo_that_is_broken(folder, output, write):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    yolo(folder, "0 0 0 1 0 1 1\n")
+    with open(folder / "data.yaml", "a") as file:
+        file.write("nc: [\n")
+    with pytest.raises(InputError, match=r"YAML .*data.yaml cannot be read \(.* line .*; mend"):
+        described(folder, output)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("categories", [{"id": 7}]),
+        ("categories", ["car"]),
+        ("categories", 5),
+        ("annotations", {"1": {}}),
+        ("annotations", [5]),
+        ("images", ["a.jpg"]),
+        ("images", [{"file_name": 5}]),
+    ],
+)
+def test_a_json_that_is_like_cocos(folder, output, write, key, value):
+    write("train/a.jpg")
+    coco(folder, "train/x.json", panoptic=False)
+    content = json.loads((folder / "train/x.json").read_text())
+    (folder / "train/x.json").write_text(json.dumps({**content, key: value}))
+    with pytest.raises(InputError, match=r"JSON .*train/x.json cannot be read \("):
+        described(folder, output)
+
+
+@pytest.mark.parametrize("key", ["images", "annotations"])
+def test_a_json_to_be_split_without_ids(folder, output, write, key):
+    write("images/a.jpg")
+    coco(folder, "x.json", panoptic=False)
+    content = json.loads((folder / "x.json").read_text())
+    content[key][0] = {k: v for k, v in content[key][0].items() if k not in ("id", "image_id")}
+    (folder / "x.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"JSON .*x.json cannot be read \('(image_)?id'\)"):
+        described(folder, output)
+
+
 def test_boxes_are_refused(folder, output, write):
     write("train/a.jpg")
     coco(folder, "train/boxes.json", panoptic=False)
