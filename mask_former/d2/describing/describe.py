@@ -1,6 +1,7 @@
 """A folder of files made ready to train on: its description, a report, and a configuration."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -103,15 +104,19 @@ def describe(request: Request, configs: str) -> Described:
 
 
 def _description_file(folder: str, output: str, request: Request) -> tuple[str, list[str]]:
+    notes = []
     for place in (output, folder):
         file = Path(place, "dataset.yaml")
-        if file.is_file():
+        if not file.is_file():
+            continue
+        if place == output or re.search(rb"\bsplits\W*:", file.read_bytes()):
             return str(file), [f"{file} describes the data already; take it away to have it anew"]
+        notes.append(f"{file} has no splits, so it is another program's and no description of ours")
     recognized = recognize(folder, output, request.ignore, request.names, request.format)
     file = Path(output, "dataset.yaml")
     with replacing(file) as stream:
         stream.write(description_text(recognized).encode())
-    return str(file), recognized.notes
+    return str(file), [*notes, *recognized.notes]
 
 
 def _check_folder(description: Description, folder: str) -> None:

@@ -79,6 +79,22 @@ def test_a_description_that_lies_with_the_data(streets, tmp_path):
     assert content["DATASETS"]["DESCRIPTIONS"] == ["../streets/dataset.yaml"]
 
 
+def test_a_yaml_of_yolo_is_no_description(folder, output, write):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    names = "names: {0: car}\ntrain: images/train\nval: images/val\n"
+    (folder / "dataset.yaml").write_text(names)
+    for file in ("train/a.txt", "val/b.txt"):
+        (folder / "labels" / file).parent.mkdir(parents=True)
+        (folder / "labels" / file).write_text("0 0 0 0.5 0 0.5 1 0 1\n")
+
+    found = described(folder, output, ignore=[])
+
+    assert found.description == str(output / "dataset.yaml")
+    assert found.survey.description.task == "instance"
+    assert any("dataset.yaml has no splits, so it is another program's" in n for n in found.notes)
+    assert (folder / "dataset.yaml").read_text() == names
+
+
 def test_errors_leave_no_configuration(streets, tmp_path):
     (streets / "images/train/0.jpg").write_bytes(b"torn")
 
