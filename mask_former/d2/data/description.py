@@ -38,6 +38,7 @@ _USED = {
     "panoptic": ("labels", "panoptic", "json"),
     "instance": ("json",),
 }
+_TRAINING = ("train", "training")
 _ROOT_VARIABLE = "$DETECTRON2_DATASETS"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _BYTE, _WORD = 255, 65535  # the highest values of 8 and of 16 bits
@@ -98,6 +99,14 @@ class Description(NamedTuple):
     """Whether label files hold the colours of classes instead of numbers."""
     root: str | None
     splits: tuple[Split, ...]
+
+    @property
+    def training(self) -> Split:
+        """The split to train on: by the last word of its name, or the first with labels."""
+        labelled = [split for split in self.splits if split.is_labelled] or self.splits
+        last_words = [re.split(r"[\W_]", split.name)[-1] for split in labelled]
+        named = [s for s, word in zip(labelled, last_words, strict=True) if word in _TRAINING]
+        return (named or labelled)[0]
 
     def path(self, written: str) -> str:
         """A path as it is now: below ``root``, or beside the description."""

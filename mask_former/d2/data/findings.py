@@ -1,6 +1,5 @@
 """What is wrong with a data set whose files have been read, and how to mend it."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,7 +9,6 @@ from .description import Description
 from .reading import listed, unpack_color
 
 _EXAMPLES = 5
-_WORD = re.compile(r"[a-z0-9]+", re.IGNORECASE)
 _SMALL = 32  # pixels of the shorter side
 _LARGE = 4096 * 4096  # pixels
 
@@ -246,17 +244,12 @@ def _of_classes(
     labelled = [split for split in counted if split.labelled]
     for split in labelled:
         seen = [i for i, found in enumerate(split.classes) if found.pixels]
-        if is_training(split, counted) and description.task == "semantic" and len(seen) == 1:
+        is_training = split.name == description.training.name
+        if is_training and description.task == "semantic" and len(seen) == 1:
             name = description.classes[seen[0]].name
             yield "one_class", f"{split.name}: {name!r} in {split.labelled} label maps"
     for index in _unseen(labelled):
         yield "never", description.classes[index].name
-
-
-def is_training(split: SplitSurvey, counted: Sequence[SplitSurvey]) -> bool:
-    """Whether a split is there to be trained on: by its name, or because it is the first."""
-    named = [other for other in counted if {"train", "training"} & {*_WORD.findall(other.name)}]
-    return split in named or (not named and split is counted[0])
 
 
 def _unseen(labelled: Sequence[SplitSurvey]) -> set[int]:
@@ -275,6 +268,7 @@ def _absent(description: Description, counted: Sequence[SplitSurvey]) -> Iterato
             if not found.pixels and i not in nowhere
         ]
         if names:
-            remedy = _ABSENT_TRAIN if is_training(split, counted) else _ABSENT_OTHER
+            is_training = split.name == description.training.name
+            remedy = _ABSENT_TRAIN if is_training else _ABSENT_OTHER
             examples = tuple(names[:_EXAMPLES])
             yield Finding("absent", False, _ABSENT + split.name, len(names), examples, remedy)

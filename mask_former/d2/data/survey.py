@@ -16,7 +16,7 @@ from .counting import ReadSplit, SplitSurvey, contents, count_split, labels_of_v
 from .datasets import DescribedSet
 from .description import Description
 from .examination import Record, Sample, Work, examine
-from .findings import Finding, find_faults, is_training
+from .findings import Finding, find_faults
 from .json_files import check_instances, check_panoptic, read_json
 from .pairing import LABEL_EXTENSIONS, PICTURE_EXTENSIONS, match, pictures, walk
 from .preparing import as_they_come
@@ -56,8 +56,9 @@ class Survey(NamedTuple):
 
     @property
     def training(self) -> SplitSurvey:
-        """The first split that is there to be trained on."""
-        return next(split for split in self.splits if is_training(split, self.splits))
+        """The split that is there to be trained on."""
+        name = self.description.training.name
+        return next(split for split in self.splits if split.name == name)
 
 
 def survey(description: Description, output: str, workers: int | None = None) -> Survey:

@@ -72,11 +72,10 @@ def fill(description: Description, facts: Facts, base: CfgNode, choices: Choices
 
 def train_and_test(description: Description) -> tuple[str, str]:
     """The registered names of the split to train and the split to evaluate on."""
-    labelled = [split for split in description.splits if split.is_labelled]
-    first = labelled[0].name
-    names = {split.name.rpartition("_")[2]: split.name for split in labelled}
-    test = names.get("val") or names.get("test") or labelled[-1].name
-    return names.get("train", first), test
+    labelled = [split.name for split in description.splits if split.is_labelled]
+    names = {name.rpartition("_")[2]: name for name in labelled}
+    test = names.get("val") or names.get("validation") or names.get("test") or labelled[-1]
+    return description.training.name, test
 
 
 def _data_entries(description: Description) -> Iterator[Entry]:
@@ -120,7 +119,7 @@ def _model_entries(
 
 def _size_entries(description: Description, facts: Facts, base: CfgNode) -> Iterator[Entry]:
     mapper = base.INPUT.DATASET_MAPPER_NAME
-    fits = mapper in _MAPPERS.values() and mapper == _MAPPERS[description.task]
+    fits = mapper == _MAPPERS[description.task]
     if not (fits or (description.task == "panoptic" and "panoptic" in mapper)):
         mapper = _MAPPERS[description.task]
     yield Entry("INPUT.DATASET_MAPPER_NAME", mapper, f"for {description.task} labels")
@@ -139,8 +138,8 @@ def _size_entries(description: Description, facts: Facts, base: CfgNode) -> Iter
     yield Entry("INPUT.CROP.ENABLED", True)
     yield Entry("INPUT.CROP.TYPE", "absolute")
     yield Entry("INPUT.CROP.SIZE", crop, f"height and width of a picture, in steps of {_STRIDE}")
-    if description.task != "semantic" and not all(s.labels for s in description.splits):
-        reason = "the data have no label maps to look at"
+    if description.task != "semantic" and not description.training.labels:
+        reason = "the data to train on have no label maps to look at"
         yield Entry("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", 1.0, reason)
     square = crop[0] if crop[0] == crop[1] else -1
     reason = "the crop" if square > 0 else "pad to the largest of a batch, not to a square"

@@ -307,11 +307,16 @@ def test_a_split_that_cannot_be_loaded(pairs, surveyed):
     assert found.splits[2].pictures == 0
 
 
-def test_the_name_of_a_data_set_does_not_make_a_training_set(pairs, surveyed):
+def test_the_name_of_a_data_set_does_not_make_a_training_set(pairs, save, surveyed):
     found = surveyed(name="trains", splits=dict(reversed(SPLITS.items())))
     assert found.training.name == "trains_train"
     splits = {"one": SPLITS["val"], "two": SPLITS["train"]}
     assert surveyed(name="trains", splits=splits).training.name == "trains_one"
+    assert surveyed(name="train", splits=splits).training.name == "train_one"
+    save("labels/val/c.png", blocks(1))
+    found = surveyed(name="train")  # of railways
+    assert "one_class" not in kinds(found)
+    assert "not evaluated there" in the(found, "absent").remedy
 
 
 def test_a_split_without_labels(pairs, surveyed):

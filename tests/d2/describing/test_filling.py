@@ -104,6 +104,37 @@ def test_results_and_mappers(tmp_path):
         assert ("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA" in found) == ("labels" not in split)
 
 
+def test_crops_look_at_the_label_maps_that_are_trained_on(tmp_path):
+    paths = {"images": "i", "panoptic": "p", "json": "j"}
+    described = description(tmp_path, "panoptic", **paths, labels="l")
+    train, val = described.splits
+    for splits, looks in (
+        ((train, val._replace(labels=None)), True),
+        ((val._replace(name="x_test", labels=None, panoptic=None, json=None), train), True),
+        ((train._replace(labels=None), val), False),
+    ):
+        found = filled(described._replace(splits=splits))
+        assert ("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA" not in found) == looks
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("val", "train"), ("x_train", "x_val")),
+        (("validation", "training"), ("x_training", "x_validation")),
+        (("one", "two"), ("x_one", "x_two")),
+        (("test", "my-train"), ("x_my-train", "x_test")),
+    ],
+)
+def test_the_splits_to_train_and_to_evaluate_on(tmp_path, names, expected):
+    described = description(tmp_path)
+    named = zip(described.splits, names, strict=True)
+    splits = tuple(split._replace(name=f"x_{name}") for split, name in named)
+    bare = splits[0]._replace(name="train_train", labels=None)
+    found = filled(described._replace(splits=(bare, *splits)))
+    assert (found["DATASETS.TRAIN"], found["DATASETS.TEST"]) == tuple([n] for n in expected)
+
+
 def test_a_base_of_the_user_keeps_its_learning_rates(tmp_path):
     found = filled(description(tmp_path), CAMVID, True, True)
     assert found["MODEL.WEIGHTS"] == ""
