@@ -96,7 +96,7 @@ class DescribedSet(NamedTuple):
         images = self._path(split.images)
         labels = self._path(split.labels) if split.labels is not None else None
         listing = self._path(split.list) if split.list is not None else None
-        found = pictures(images, split.image_suffix, listing)
+        found = pictures(images, split.image_suffix, listing, labels)
         if labels is not None:
             found = label_files(self.name, found, labels, split.image_suffix, split.label_suffix)
         if not found:

@@ -42,7 +42,7 @@ _KINDS = {
     ),
     "jpeg": _Kind(
         True,
-        "label maps in JPEG, which changes values at every edge",
+        "label maps in JPEG or WebP, which change values at every edge",
         "export the labels again, as PNG",
     ),
     "many_values": _Kind(

@@ -13,6 +13,7 @@ _logger = logging.getLogger(__name__)
 PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm")
 LABEL_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
 """None that loses: JPEG changes the values."""
+LOSSY_EXTENSIONS = (".jpg", ".jpeg", ".webp")
 
 
 class Pair(NamedTuple):
@@ -33,19 +34,23 @@ def walk(folder: str, extensions: tuple[str, ...]) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(parent, name), folder)
 
 
-def pictures(folder: str, suffix: str = "", listing: str | None = None) -> list[Pair]:
+def pictures(
+    folder: str, suffix: str = "", listing: str | None = None, labels: str | None = None
+) -> list[Pair]:
     """The pictures of a folder, in the order of their stems, or those of a list, in its order.
 
     Args:
         folder: searched with its folders.
         suffix: the end of every picture's stem; others are none.
         listing: a text file with a picture a line, below ``folder``; after a tab, its label map.
+        labels: the folder that the list's label maps lie below.
 
     Raises:
-        InputError: two pictures share a stem, or the list cannot be read or names none.
+        InputError: two pictures share a stem, or the list cannot be read, names none, or names
+            files that do not exist.
     """
     if listing is not None:
-        return _listed_pictures(folder, listing)
+        return _listed_pictures(folder, listing, labels)
     found = _by_stem(walk(folder, PICTURE_EXTENSIONS), folder, suffix)
     return [Pair(stem, os.path.join(folder, path)) for stem, path in sorted(found.items())]
 
@@ -79,8 +84,7 @@ def match(
         InputError: two label maps share a stem.
     """
     if all(pair.labels is not None for pair in found):
-        named = [pair._replace(labels=os.path.join(folder, str(pair.labels))) for pair in found]
-        return Matched(named, [], [])
+        return Matched(found, [], [])
     stems = {pair.stem.removesuffix(image_suffix): pair for pair in found}
     if label_suffix:  # else label maps that lie among the pictures are pictures, too
         stems = {s: pair for s, pair in stems.items() if not s.endswith(label_suffix)}
@@ -112,7 +116,7 @@ def label_files(
     return pairs
 
 
-def _listed_pictures(folder: str, listing: str) -> list[Pair]:
+def _listed_pictures(folder: str, listing: str, labels: str | None) -> list[Pair]:
     with naming(listing, "list of pictures"), open(listing, encoding="utf-8") as file:
         lines = [line.strip().split("\t") for line in file if line.strip()]
     if not lines:
@@ -121,16 +125,21 @@ def _listed_pictures(folder: str, listing: str) -> list[Pair]:
         raise InputError(f"{listing} has the line {wrong}; give a picture, a tab and a label map")
     if len({len(line) for line in lines}) > 1:
         raise InputError(f"{listing} names label maps for some pictures only; name all, or none")
-    pairs = [
-        Pair(os.path.splitext(line[0])[0], os.path.join(folder, line[0]), *line[1:])
-        for line in lines
-    ]
-    if missing := [pair.image for pair in pairs if not os.path.isfile(pair.image)]:
+    if len(lines[0]) > 1 and labels is None:
         raise InputError(
-            f"{listing} names {len(missing)} pictures that do not exist, such as {missing[0]}; "
-            "mend the list, or restore them"
+            f"{listing} names label maps, but its split has no folder that they lie below; add "
+            "`labels` to the split, or leave pictures alone in the list"
         )
-    return pairs
+    images = [os.path.join(folder, line[0]) for line in lines]
+    maps = [os.path.join(str(labels), line[1]) for line in lines if len(line) > 1]
+    for what, files in (("pictures", images), ("label maps", maps)):
+        if missing := [file for file in files if not os.path.isfile(file)]:
+            raise InputError(
+                f"{listing} names {len(missing)} {what} that do not exist, such as {missing[0]}; "
+                "mend the list, or restore them"
+            )
+    stems = [os.path.splitext(line[0])[0] for line in lines]
+    return [Pair(*each) for each in zip(stems, images, maps or [None] * len(lines), strict=True)]
 
 
 def _by_stem(paths: Iterator[str], folder: str, suffix: str) -> dict[str, str]:
@@ -153,7 +162,7 @@ def _nothing_paired(name: str, found: list[Pair], folder: str, suffix: str) -> s
     if not found:
         return f"data set {name} has no pictures ({', '.join(PICTURE_EXTENSIONS)})"
     example = os.path.basename(found[0].image)
-    lossy = next(walk(folder, (".jpg", ".jpeg", ".webp")), None)
+    lossy = next(walk(folder, LOSSY_EXTENSIONS), None)
     if lossy is not None and next(walk(folder, LABEL_EXTENSIONS), None) is None:
         return (
             f"data set {name} has label maps such as {lossy} in {folder}, whose format changes "

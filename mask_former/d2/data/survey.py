@@ -18,7 +18,7 @@ from .description import Description
 from .examination import Record, Sample, Work, examine
 from .findings import Finding, find_faults
 from .json_files import check_instances, check_panoptic, read_json
-from .pairing import LABEL_EXTENSIONS, PICTURE_EXTENSIONS, match, pictures, walk
+from .pairing import LABEL_EXTENSIONS, LOSSY_EXTENSIONS, PICTURE_EXTENSIONS, match, pictures, walk
 from .preparing import as_they_come
 from .reading import naming
 
@@ -26,7 +26,6 @@ MEMORY = "survey.jsonl"
 """The file below the output folder that keeps what was found, for a second survey."""
 _SHOWN = 12
 _FEW = 100 * 10**6  # bytes that are read about as fast as other processes start
-_LOSSY = (".jpg", ".jpeg")
 _NOT_DRAWN = ("size", "exif_stored")
 
 
@@ -166,7 +165,7 @@ def _unpaired(row: DescribedSet) -> Iterator[tuple[str, str]]:
     yield from (("bare", pair.image) for pair in bare)
     yield from (("orphans", os.path.join(labels, file)) for file in orphans)
     if os.path.commonpath([images, labels]) not in (images, labels):
-        yield from (("jpeg", os.path.join(labels, file)) for file in walk(labels, _LOSSY))
+        yield from (("jpeg", os.path.join(labels, file)) for file in walk(labels, LOSSY_EXTENSIONS))
 
 
 def _with_unused(gathered: Iterator[ReadSplit]) -> list[ReadSplit]:

@@ -160,6 +160,24 @@ def test_suffixes_and_lists(describe, save, tmp_path):
     assert all("sem_seg_file_name" not in sample for sample in names["bare"])
 
 
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ("labels/train", r"train.txt names 1 label maps that do not exist, such as .*train/b.png;"),
+        (None, r"train.txt names label maps, but its split has no folder .*; add `labels` to the"),
+    ],
+)
+def test_label_maps_of_a_list_that_are_nowhere(describe, save, tmp_path, labels, sentence):
+    for stem in "ab":
+        write_pair(save, stem, np.zeros((1, 1), np.uint8))
+    (tmp_path / "labels/train/b.png").unlink()
+    (tmp_path / "train.txt").write_text("a.jpg\ta.png\nb.jpg\tb.png\n")
+    split = {"images": "images/train", "labels": labels, "list": "train.txt"}
+    register(describe(splits={"train": {k: v for k, v in split.items() if v is not None}}))
+    with pytest.raises(InputError, match=sentence):
+        DatasetCatalog.get("street_train")
+
+
 def test_pictures_without_labels_are_counted(describe, save, caplog):
     for stem in "abc":
         write_pair(save, stem, np.zeros((1, 1), np.uint8))

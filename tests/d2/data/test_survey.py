@@ -283,10 +283,11 @@ def test_what_has_no_partner(pairs, save, surveyed):
     save("images/train/lonely.png", NOISE[3])
     save("labels/train/orphan.png", blocks(0, 1))
     save("labels/train/lonely.jpg", blocks(0, 1))
+    save("labels/train/lonely.webp", blocks(0, 1))
 
     found = surveyed()
 
-    assert kinds(found) == {"jpeg": 1, "bare": 1, "orphans": 1}
+    assert kinds(found) == {"jpeg": 2, "bare": 1, "orphans": 1}
     assert the(found, "jpeg").is_error
     assert the(found, "bare").examples[0].endswith("images/train/lonely.png")
     assert the(found, "orphans").examples[0].endswith("labels/train/orphan.png")
