@@ -28,7 +28,7 @@ from mask_former.d2.data.datasets import register_all, register_descriptions
 from mask_former.d2.data.entries import check_segmentation
 from mask_former.d2.data.json_files import read_json
 from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.data.reading import read_label_map
+from mask_former.d2.data.reading import as_displayed, picture_size, read_label_map
 from mask_former.d2.errors import InputError
 
 MIN_IOU = 0.5  # a segment is found if its IoU is above this
@@ -256,13 +256,11 @@ def evaluate(dataset_name: str, json_file: Path) -> SegmentCounts:
         )
     counts = SegmentCounts(classes.number)
     for name, picture in tqdm(common.items(), unit="image"):
-        sample = samples[picture]
-        truth = read_label_map(
-            sample["sem_seg_file_name"],
-            classes.number,
-            classes.ignore_label,
-            sample.get("label_values"),
-        )
+        label_file = samples[picture]["sem_seg_file_name"]
+        values = samples[picture].get("label_values")
+        truth = read_label_map(label_file, classes.number, classes.ignore_label, values)
+        image = np.empty(picture_size(picture), bool)  # only its size counts
+        truth = as_displayed(label_file, truth, picture, image)
         height, width = truth.shape
         truth = np.where(truth == classes.ignore_label, classes.number, truth.astype(np.int64))
         counts.add(truth, paint(predictions[name], (height, width), classes, name))

@@ -12,7 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from panopticapi.evaluation import pq_compute_single_core
 from panopticapi.utils import id2rgb
-from PIL import Image
+from PIL import ExifTags, Image
+from pycocotools import mask as coco_mask
 
 from mask_former.d2.data.datasets import register_all
 from mask_former.d2.errors import InputError
@@ -327,7 +328,12 @@ def test_pictures_of_one_name_in_two_folders(tool, tmp_path, capsys):
         segmentation = {"size": [2, 3], "counts": "06"}
         elsewhere = f"/elsewhere/{folder}/0001.jpg"
         entries.append({"file_name": elsewhere, "category_id": label, "segmentation": segmentation})
-    file, description = tmp_path / "sem_seg_predictions.json", tmp_path / "dataset.yaml"
+    evaluate_described(tool, tmp_path, entries)
+    assert "| All   | 100.0 | 100.0 | 100.0 | 2   |" in capsys.readouterr().out
+
+
+def evaluate_described(tool: ModuleType, folder: Path, entries: list[dict]) -> None:
+    file, description = folder / "sem_seg_predictions.json", folder / "dataset.yaml"
     file.write_text(json.dumps(entries))
     description.write_text(DESCRIPTION)
     try:
@@ -336,4 +342,23 @@ def test_pictures_of_one_name_in_two_folders(tool, tmp_path, capsys):
     finally:
         DatasetCatalog.remove("two_folders_val")
         MetadataCatalog.remove("two_folders_val")
+
+
+def test_labels_as_stored_are_turned_as_their_picture(tool, tmp_path, capsys):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn clockwise shows it
+    Image.new("RGB", (3, 2)).save(tmp_path / "images/a.png", exif=exif)
+    stored = np.array([[10, 11, 11], [10, 11, 11]], np.uint8)
+    Image.fromarray(stored).save(tmp_path / "labels/a.png")
+    upper = np.zeros((3, 2), np.uint8, order="F")
+    upper[0] = 1
+    entries = []
+    for category, mask in ((0, upper), (1, 1 - upper)):
+        lengths = coco_mask.encode(np.asfortranarray(mask))
+        segmentation = {"size": [3, 2], "counts": lengths["counts"].decode()}
+        entry = {"file_name": "images/a.png", "category_id": category}
+        entries.append({**entry, "segmentation": segmentation})
+    evaluate_described(tool, tmp_path, entries)
     assert "| All   | 100.0 | 100.0 | 100.0 | 2   |" in capsys.readouterr().out
