@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,6 +84,14 @@ def _all_finite(value: Any) -> bool:
     if isinstance(value, dict | list):
         return all(map(_all_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def used_categories(content: dict[str, Any]) -> Iterator[Any]:
+    """The category of each annotation of a JSON, or of each segment of one."""
+    for entry in content.get("annotations", ()):  # a test set has none
+        for each in entry.get("segments_info", [entry]):
+            if "category_id" in each:
+                yield each["category_id"]
 
 
 class InstanceFile(NamedTuple):

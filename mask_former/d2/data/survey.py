@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import InputError
 from .counting import ReadSplit, SplitSurvey, contents, count_split, labels_of_values
@@ -17,7 +17,7 @@ from .datasets import DescribedSet
 from .description import Description
 from .examination import Record, Sample, Work, examine
 from .findings import Finding, find_faults
-from .json_files import check_instances, check_panoptic, read_json
+from .json_files import check_instances, check_panoptic, read_json, used_categories
 from .pairing import LABEL_EXTENSIONS, LOSSY_EXTENSIONS, PICTURE_EXTENSIONS, match, pictures, walk
 from .preparing import as_they_come
 from .reading import naming
@@ -133,7 +133,7 @@ def _problems_of_json(row: DescribedSet) -> Iterator[tuple[str, str]]:
     file = description.path(row.split.json)
     with naming(file, "annotations"), open(file, encoding="utf-8") as stream:
         content = json.load(stream)
-    known, found = description.categories(), Counter(_categories(content))
+    known, found = description.categories(), Counter(used_categories(content))
     for category, count in found.items():
         if category not in known and not description.ignores_rest:
             yield "category", f"{file}: category_id {category!r} in {count} annotations"
@@ -144,14 +144,6 @@ def _problems_of_json(row: DescribedSet) -> Iterator[tuple[str, str]]:
             if bool(entry["isthing"]) != is_thing:
                 said = f"isthing {entry['isthing']!r}, thing {str(is_thing).lower()} of the class"
                 yield "things", f"{file}: category_id {entry['id']} has {said}"
-
-
-def _categories(content: Any) -> Iterator[Any]:
-    """The category of each annotation, or of each segment of one."""
-    for entry in content.get("annotations", ()):
-        for each in entry.get("segments_info", [entry]):
-            if "category_id" in each:
-                yield each["category_id"]
 
 
 def _unpaired(row: DescribedSet) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from detectron2.data import detection_utils
 from PIL import Image
 
 from ..data.datasets import registered_row
+from ..data.json_files import used_categories
 from ..data.reading import id_to_rgb, rgb_to_id
 
 Content = dict[str, Any]
@@ -69,7 +70,9 @@ def _changed_categories(name: str, truth: Content) -> dict[int, int | None] | No
     classes = row.description.classes
     found = row.description.categories()
     ids = {value: None if i is None else classes[i].id for value, i in found.items()}
-    return None if all(ids.get(c["id"]) == c["id"] for c in truth["categories"]) else ids
+    # What is used need not be listed: a panoptic JSON without categories gets those of the classes.
+    named = {entry["id"] for entry in truth["categories"]} | {*used_categories(truth)}
+    return None if all(ids.get(value) == value for value in named) else ids
 
 
 def _described_categories(name: str) -> list[Content]:

@@ -413,6 +413,22 @@ def test_panoptic_things_are_merged(describe, save, tmp_path):
     assert (result["PQ"], result["PQ_th"], result["PQ_st"]) == (100, 100, 100)
 
 
+def test_things_that_a_json_does_not_list_are_merged(describe, save, tmp_path):
+    write_panoptic(save, tmp_path)
+    content = json.loads((tmp_path / "pan.json").read_text())
+    del content["categories"]
+    (tmp_path / "pan.json").write_text(json.dumps(content))
+    classes = [{**SKY, "id": 21}, {"name": "car", "id": 7, "values": [7, 8], **PARTS}]
+    register(describe(classes=classes, **PANOPTIC))
+
+    segments = [
+        {"id": i, "category_id": c, "isthing": bool(c)} for i, c in ((1, 0), (2, 1), (3, 1))
+    ]
+    result = evaluate_panoptic(tmp_path, [1, 1, 2, 2, 3, 3], segments)
+
+    assert (result["PQ"], result["PQ_th"], result["PQ_st"]) == (100, 100, 100)
+
+
 def test_panoptic_categories_that_are_dropped_are_void(describe, save, tmp_path):
     write_panoptic(save, tmp_path)
     classes = [SKY, {"name": "car", "values": [7], **PARTS}]
