@@ -20,6 +20,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
 from .description import Class, Description, Split, read_description
+from .json_files import read_json
 from .pairing import Pair, label_files, pictures
 from .reading import describe_root, listed, naming
 
@@ -115,8 +116,7 @@ class DescribedSet(NamedTuple):
         """
         paths = self.paths()
         json_file = paths["panoptic_json"]
-        with naming(json_file, "panoptic JSON"), open(json_file, encoding="utf-8") as stream:
-            content = json.load(stream)
+        content = read_json(json_file, "panoptic JSON")
         images = {pair.stem: pair.image for pair in pictures(paths["image_root"])}
         named = {image.get("id"): image.get("file_name") for image in content.get("images", ())}
         categories = self.description.categories()

@@ -15,7 +15,6 @@ A description::
 docs/DATASETS.md explains every key.
 """
 
-import json
 import os
 import re
 from collections import Counter
@@ -24,7 +23,8 @@ from typing import Any, NamedTuple
 
 from ..configuring.yaml_reading import read_yaml
 from ..errors import InputError, did_you_mean
-from .reading import LabelValues, naming, pack_color, unpack_color
+from .json_files import read_json
+from .reading import LabelValues, pack_color, unpack_color
 
 TASKS = ("semantic", "panoptic", "instance")
 _KEYS = ("name", "task", "root", "classes", "ignore", "ignore_label", "background", "encoding")
@@ -248,8 +248,7 @@ def read_class_file(path: str, named_by: str) -> list[dict[str, Any]]:
     Returns:
         For each class what a description may say about it; other keys are left out.
     """
-    with naming(path, f"list of classes of {named_by},"), open(path, encoding="utf-8") as stream:
-        content = json.load(stream)
+    content = read_json(path, f"list of classes of {named_by},", "utf-8-sig")
     entries = content.get("categories") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{path} holds no list of classes, and no `categories` of COCO's format")

@@ -45,8 +45,13 @@ def path_below_root(metadata: Metadata, file_name: str) -> str:
     return below.with_suffix("").as_posix()
 
 
-def read_json(path: str, what: str = "JSON") -> Any:
+def read_json(path: str, what: str = "JSON", encoding: str = "utf-8") -> Any:
     """The content of a JSON file.
+
+    Args:
+        path: the file.
+        what: its noun in errors.
+        encoding: ``utf-8-sig`` also takes a byte-order mark, which Detectron2's loaders do not.
 
     Raises:
         InputError: the file is missing, broken, or has a number that is not finite.
@@ -57,7 +62,7 @@ def read_json(path: str, what: str = "JSON") -> Any:
         constants.append(constant)
         return float(constant)
 
-    with naming(path, what), PathManager.open(path, "r", encoding="utf-8") as file:
+    with naming(path, what), PathManager.open(path, "r", encoding=encoding) as file:
         content = json.load(file, parse_constant=remember)
     if constants:
         raise InputError(

@@ -20,7 +20,6 @@ from .findings import Finding, find_faults
 from .json_files import check_instances, check_panoptic, read_json, used_categories
 from .pairing import LABEL_EXTENSIONS, LOSSY_EXTENSIONS, PICTURE_EXTENSIONS, match, pictures, walk
 from .preparing import as_they_come
-from .reading import naming
 
 MEMORY = "survey.jsonl"
 """The file below the output folder that keeps what was found, for a second survey."""
@@ -94,12 +93,13 @@ def _gather(row: DescribedSet) -> ReadSplit:
         lenient = row._replace(description=row.description._replace(ignores_rest=True))
     try:
         samples = _load(lenient)
+        problems = [*_problems_of_json(row), *_unpaired(row)]
     except InputError as error:
         return ReadSplit(row, [], [], [("split", str(error))])
     for sample in samples:
         if "label_values" in sample:  # label maps beside a JSON are not read leniently
             sample["label_values"] = row.description.label_values()
-    return ReadSplit(row, samples, [], [*_problems_of_json(row), *_unpaired(row)])
+    return ReadSplit(row, samples, [], problems)
 
 
 def _load(row: DescribedSet) -> list[Sample]:
@@ -126,13 +126,16 @@ def _check_json(row: DescribedSet, file: str) -> None:
 
 
 def _problems_of_json(row: DescribedSet) -> Iterator[tuple[str, str]]:
-    """Categories that a JSON has otherwise than the description."""
+    """Categories that a JSON has otherwise than the description.
+
+    Raises:
+        InputError: it has a number that is not finite, which training refuses.
+    """
     description = row.description
     if row.split.json is None:
         return
     file = description.path(row.split.json)
-    with naming(file, "annotations"), open(file, encoding="utf-8") as stream:
-        content = json.load(stream)
+    content = read_json(file, "annotations")
     known, found = description.categories(), Counter(used_categories(content))
     for category, count in found.items():
         if category not in known and not description.ignores_rest:

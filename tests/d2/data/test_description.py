@@ -510,6 +510,12 @@ def test_classes_of_a_coco_json(describe, save, tmp_path):
     assert panoptic_sample(classes=3)["instances"].gt_classes.tolist() == [2, 0, 1]
 
 
+def test_a_list_of_classes_with_a_byte_order_mark(describe, tmp_path):
+    (tmp_path / "classes.json").write_text('[{"name": "a"}]', encoding="utf-8-sig")
+    description = read_description(str(describe(classes="classes.json")))
+    assert [entry.name for entry in description.classes] == ["a"]
+
+
 @pytest.mark.parametrize("values", [[13, 14], [2]])
 def test_labels_as_stored_are_trained_and_evaluated_as_displayed(describe, save, tmp_path, values):
     exif = Image.Exif()

@@ -568,6 +568,14 @@ def test_findings_of_instances(save, surveyed, tmp_path):
     assert "x.png cannot be read" in the(surveyed(**INSTANCES), "picture").examples[0]
 
 
+def test_a_number_that_is_not_finite(save, surveyed, tmp_path):
+    write_instances(save, tmp_path, square(0, 8))
+    content = (tmp_path / "inst.json").read_text()
+    (tmp_path / "inst.json").write_text(content.replace('"area": 1', '"area": NaN'))
+    found = surveyed(**INSTANCES)
+    assert "inst.json has NaN in entry 0 of annotations" in the(found, "split").examples[0]
+
+
 @pytest.mark.parametrize("content", [{}, {"annotations": 5}, {"annotations": ["x"]}, [1]])
 def test_a_json_of_another_form(save, surveyed, tmp_path, content):
     write_panoptic(save, tmp_path)
