@@ -112,7 +112,9 @@ def _description_file(folder: str, output: str, request: Request) -> tuple[str, 
         if place == output or re.search(rb"\bsplits\W*:", file.read_bytes()):
             return str(file), [f"{file} describes the data already; take it away to have it anew"]
         notes.append(f"{file} has no splits, so it is another program's and no description of ours")
-    recognized = recognize(folder, output, request.ignore, request.names, request.format)
+    recognized = recognize(
+        folder, output, request.ignore, request.names, request.format, request.workers
+    )
     file = Path(output, "dataset.yaml")
     with replacing(file) as stream:
         stream.write(description_text(recognized).encode())

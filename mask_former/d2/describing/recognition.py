@@ -20,7 +20,7 @@ from .coco import Annotations, convert_yolo, find_annotations
 from .conversion import convert
 from .folders import Found, find_splits, lie_among_pictures
 from .foreign import Foreign, Kind, find_foreign
-from .values import find_names, name_classes, published_names, scan
+from .values import Names, find_names, name_classes, published_names, scan
 
 _VAL_SHARE = 0.2
 _SPLITS = ("train", "val", "test", "")
@@ -46,6 +46,7 @@ def recognize(
     ignore: Sequence[int] = (),
     names: str | None = None,
     format: str | None = None,
+    workers: int | None = None,
 ) -> Recognized:
     """Finds out what lies in a folder.
 
@@ -55,6 +56,7 @@ def recognize(
         ignore: values of label files that nobody is trained on.
         names: a file of class names; None: one that lies in the folder.
         format: as Datumaro calls it, which then reads the folder; None: it is found out.
+        workers: processes that read label maps; None: as many as their number asks for.
 
     Raises:
         InputError: nothing known lies there, or a file is broken.
@@ -77,7 +79,8 @@ def recognize(
     if foreign is not None and _explains(foreign, splits):
         return _from_annotations(folder, output, *convert(foreign, folder, output))
     if splits:
-        return _from_pairs(folder, output, splits, ignore, names)
+        known = find_names(folder, names)
+        return _from_pairs(folder, output, splits, ignore, known, workers)
     raise InputError(f"nothing that is known lies in {folder}; known are {_FORMATS}")
 
 
@@ -132,11 +135,15 @@ def _from_annotations(
 
 
 def _from_pairs(
-    folder: str, output: str, found: dict[str, Found], ignore: Sequence[int], names: str | None
+    folder: str,
+    output: str,
+    found: dict[str, Found],
+    ignore: Sequence[int],
+    known: Names | None,
+    workers: int | None,
 ) -> Recognized:
-    known = find_names(folder, names)
     files = [os.path.join(folder, label) for f in found.values() for _, label in f.pairs if label]
-    values = scan(files, known.has_colors if known else None)
+    values = scan(files, known.has_colors if known else None, workers)
     known = known or published_names(files, values)
     named = name_classes(values, known, ignore)
     kind = "colours" if values.has_colors else "values"
@@ -215,7 +222,7 @@ def _drawn_annotations(found: Annotations, folder: str, output: str) -> list[Ann
     as it is.
     """
     source = os.path.join(folder, found.json)
-    content = read_json(source)
+    content = read_json(source, encoding="utf-8-sig")
     with naming(source, "JSON"):
         marked = {entry["image_id"] for entry in content["annotations"]}
         images = [image for image in content["images"] if image["id"] in marked]

@@ -5,24 +5,24 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from PIL import Image
-from tqdm import tqdm
 
 from ..data.pairing import walk
+from ..data.preparing import as_they_come
 from ..data.reading import naming, pack_color, rgb_to_id, unpack_color
 from ..errors import InputError
 from .foreign import read_xml
 
 IGNORED_NAMES = ("void", "unlabeled", "unlabelled", "ignore", "ignored", "dontcare")
 _MOST_COLORS = 256  # more, and a picture is no label map
-_FEW_FILES = 64  # below, a process pool costs more than it saves
+_FEW_FILES = 64  # that are read about as fast as other processes start
 _COLOR_LINE = re.compile(r"(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\S.*)")
 _VOC = ("background", *CLASS_NAMES)
 _OBJECT_INFO = ("objectinfo150", "objectinfo")  # of ADE20K
@@ -55,18 +55,21 @@ class Names(NamedTuple):
     has_colors: bool
 
 
-def scan(files: list[str], colors: bool | None = None) -> Values:
+def scan(files: list[str], colors: bool | None = None, workers: int | None = None) -> Values:
     """Reads all label files.
 
     Args:
         files: with one channel, a palette, or colours.
         colors: whether a palette counts by its colours; None: only files with three channels do.
+        workers: processes; None: one for each CPU, or this one alone for few files.
 
     Raises:
         InputError: a file is broken, or holds more values than label maps have.
     """
     found = Values(Counter(), bool(colors), {})
-    for file, values, has_colors, palette in _in_parallel(files, colors):
+    workers = workers or (1 if len(files) < _FEW_FILES else os.cpu_count() or 1)
+    scanned = as_they_come(partial(_scan_one, colors), files, workers, "reading values")
+    for file, (values, has_colors, palette) in zip(files, scanned, strict=True):
         if len(values) > _MOST_COLORS and has_colors:
             raise InputError(
                 f"{file} has {len(values)} colours, so it is a photograph and no label map; take "
@@ -78,21 +81,9 @@ def scan(files: list[str], colors: bool | None = None) -> Values:
     return found
 
 
-_Scanned = tuple[str, list[int], bool, dict[int, tuple[int, int, int]]]
-
-
-def _in_parallel(files: list[str], colors: bool | None) -> Iterator[_Scanned]:
-    bar = {"total": len(files), "unit": "label map", "desc": "Reading values", "leave": False}
-    arguments = [(file, colors) for file in files]
-    if len(files) < _FEW_FILES:
-        yield from tqdm(map(_scan_one, arguments), **bar)
-        return
-    with ProcessPoolExecutor() as pool:
-        yield from tqdm(pool.map(_scan_one, arguments, chunksize=16), **bar)
-
-
-def _scan_one(arguments: tuple[str, bool | None]) -> _Scanned:
-    file, colors = arguments
+def _scan_one(
+    colors: bool | None, file: str
+) -> tuple[list[int], bool, dict[int, tuple[int, int, int]]]:
     with naming(file, "label map"), Image.open(file) as picture:
         by_color = picture.mode in ("RGB", "RGBA") or (picture.mode == "P" and bool(colors))
         palette = {} if by_color or picture.mode != "P" else _palette(picture)
@@ -105,7 +96,7 @@ def _scan_one(arguments: tuple[str, bool | None]) -> _Scanned:
     values = values.astype(np.int64)
     edges = np.ones(values.shape, bool)  # sorting every pixel would take ten times as long
     edges[:, 1:] = values[:, 1:] != values[:, :-1]
-    return file, np.unique(values[edges]).tolist(), by_color, palette
+    return np.unique(values[edges]).tolist(), by_color, palette
 
 
 def _palette(picture: Image.Image) -> dict[int, tuple[int, int, int]]:

@@ -15,6 +15,7 @@ from mask_former.d2.data.mappers import (
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )
+from mask_former.d2.describing import values
 from mask_former.d2.describing.recognition import Recognized, description_text, recognize
 from mask_former.d2.errors import InputError
 
@@ -140,6 +141,34 @@ def test_16_bits(folder, output, write):
     assert semantic(description) == [0, 1, 255]
 
 
+@pytest.mark.parametrize(
+    ("few", "workers", "expected"), [(64, None, 1), (2, None, 5), (64, 2, 2), (2, 1, 1)]
+)
+def test_processes_that_read_label_maps(folder, output, write, monkeypatch, few, workers, expected):
+    write("images/train/a.jpg", "images/val/b.jpg")
+    write("labels/train/a.png", "labels/val/b.png", values=[0, 1, 2])
+    used = []
+
+    def alone(prepare, items, workers, title):
+        used.append(workers)
+        return map(prepare, items)
+
+    monkeypatch.setattr(values, "_FEW_FILES", few)
+    monkeypatch.setattr(values, "as_they_come", alone)
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
+
+    described(folder, output, workers=workers)
+
+    assert used == [expected]
+
+
+def test_two_processes_find_the_same_values(folder, write):
+    write("a.png", values=[0, 1], palette=[0, 0, 0, 10, 20, 30])
+    write("b.png", values=[0, 300])
+    files = [str(folder / name) for name in ("a.png", "b.png")]
+    assert values.scan(files, workers=2) == values.scan(files, workers=1)
+
+
 def test_photographs_are_no_label_maps(folder, output, write):
     write("images/a.jpg", "labels/a.png")
     with pytest.raises(InputError, match=r"labels/a.png has \d+ colours, so it is a photograph"):
@@ -225,7 +254,7 @@ def test_a_json_of_all_pictures_is_split(folder, output, write, name):
         {**image, "id": i, "file_name": f"{s}.jpg"} for i, s in enumerate("abcdefg")
     ]
     content["annotations"] = [{**annotation, "id": i, "image_id": i} for i in range(6)]
-    (folder / name).write_text(json.dumps(content))
+    (folder / name).write_text(json.dumps(content), encoding="utf-8-sig")
     description, found = described(folder, output)
     parts = [json.loads(Path(str(split.json)).read_text()) for split in description.splits]
     pictures = [{image["file_name"] for image in part["images"]} for part in parts]
