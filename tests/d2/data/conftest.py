@@ -2,16 +2,22 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from detectron2.config import CfgNode
 from PIL import Image
 
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.data.datasets import register_all
+from mask_former.d2.data.description import read_description
+from mask_former.d2.data.survey import Survey, survey
+from tests.d2.data.surveys import CLASSES, SPLITS, blocks, write_pairs
 
 Save = Callable[..., str]
+Surveyed = Callable[..., Survey]
 
 
 @pytest.fixture
@@ -94,3 +100,30 @@ def cfg() -> CfgNode:
     cfg.INPUT.CROP.SIZE = (20, 28)
     cfg.INPUT.COLOR_AUG_SSD = True
     return cfg
+
+
+@pytest.fixture
+def surveyed(tmp_path: Path) -> Surveyed:
+    """Writes a description beside the files and surveys what it describes."""
+
+    def run(workers: int | None = None, **changes: Any) -> Survey:
+        content = {"name": "s", "classes": CLASSES, "ignore": [255], "splits": SPLITS, **changes}
+        content = {key: value for key, value in content.items() if value is not None}
+        (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        description = read_description(str(tmp_path / "dataset.yaml"))
+        return survey(description, str(tmp_path / "out"), workers)
+
+    return run
+
+
+@pytest.fixture
+def pairs(save) -> None:
+    """Three good pairs; a column of three has 64 x 32 = 2048 pixels."""
+    write_pairs(
+        save,
+        {
+            "train/a": blocks(0, 1, 13),
+            "train/b": blocks(0, 14, 255),
+            "val/c": blocks(13, 1, 0),
+        },
+    )
