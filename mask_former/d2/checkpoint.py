@@ -248,9 +248,9 @@ def _not_finite(model: dict[str, torch.Tensor]) -> str | None:
 
 
 def average_weights(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
-    """The moving average of the weights that a file has beside them; None: it has none."""
+    """The moving average of the weights that a file has beside them; None: none, or of no step."""
     state = checkpoint.get(AVERAGE)
-    if not isinstance(state, dict) or "n_averaged" not in state:
+    if not isinstance(state, dict) or not state.get("n_averaged"):
         return None
     return {key.removeprefix("module."): x for key, x in state.items() if key != "n_averaged"}
 

@@ -200,8 +200,11 @@ class Trainer(EvaluatingTrainer):
         """Takes up the run of OUTPUT_DIR if there is one and ``resume`` says so, else weights."""
         super().resume_or_load(resume)
         keep_class_weights(unwrapped(self.model), self.cfg)
-        if self.start_iter and self._average is not None and not self._average.averaged.n_averaged:
-            _logger.info("The checkpoint has no moving average of the weights: it starts anew")
+        if self._average is not None and not self._average.averaged.n_averaged:
+            if self.start_iter:
+                _logger.info("The checkpoint has no moving average of the weights: it starts anew")
+            # It is a copy of what the model was before its weights were loaded.
+            self._average.averaged.module.load_state_dict(unwrapped(self.model).state_dict())
         if isinstance(self.data_loader, OrderedLoader):
             self.data_loader.first_batch = self.start_iter
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import train_net
-from mask_former.d2.checkpoint import MaskFormerCheckpointer
+from mask_former.d2.checkpoint import MaskFormerCheckpointer, average_weights
 from mask_former.d2.predictor import load_predictor
 from mask_former.d2.run.averaging import MovingAverage
 from mask_former.d2.trainer import Trainer
@@ -69,3 +69,20 @@ def test_an_average_that_starts_on_the_way(tmp_path, log):
         dict(again._average.averaged.module.named_parameters()),
         dict(again.model.named_parameters()),
     )
+
+
+@pytest.mark.usefixtures("images")
+def test_an_average_that_was_never_filled_is_the_model(tmp_path):
+    """A run that had ended is resumed with an average, which no step fills."""
+    cfg = tiny_cfg(tmp_path, {"SOLVER.MAX_ITER": 1, "DATASETS.TEST": "()"})
+    run(cfg)
+    cfg.SOLVER.EMA_DECAY = 0.9
+    again = run(cfg, resume=True)
+    assert_equal(again._average.averaged.module.state_dict(), again.model.state_dict())
+    assert average_weights(saved(tmp_path)) is None
+
+
+def test_files_whose_average_was_never_filled():
+    state = {"module.a": torch.ones(1), "n_averaged": torch.tensor(0)}
+    assert average_weights({"ema": state}) is None
+    assert average_weights({"ema": {**state, "n_averaged": torch.tensor(1)}}) == {"a": 1}
