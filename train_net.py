@@ -168,14 +168,16 @@ def main(args: argparse.Namespace) -> Any:
     cfg = setup(args)
     if args.eval_only:
         return evaluate(cfg, args.resume, load_options(args))
+    is_dry = getattr(args, "dry_run", False)
     # Detectron2's parser does not know it; its users' folders are as Detectron2 treats them.
-    if not args.resume and hasattr(args, "overwrite"):
+    if not (args.resume or is_dry) and hasattr(args, "overwrite"):
         check_folder(cfg.OUTPUT_DIR, args.overwrite)
     trainer = Trainer(cfg)
     trainer.checkpointer.options = load_options(args)
     trainer.resume_or_load(resume=args.resume)
-    if getattr(args, "dry_run", False):
-        return print(dry_run(trainer))
+    if is_dry:
+        told = dry_run(trainer)
+        return print(told) if comm.is_main_process() else None
     save_config(trainer.cfg)
     return trainer.train()
 

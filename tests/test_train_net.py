@@ -273,6 +273,18 @@ def test_a_run_is_not_started_over_unless_told_to(tmp_path):
 
 
 @pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)])
+def test_a_dry_run_leaves_a_run_as_it_is(tmp_path, capsys, flags):
+    kept = [tmp_path / "out" / name for name in ("last_checkpoint", "metrics.json", "wandb_run")]
+    (tmp_path / "out").mkdir()
+    for path in kept:
+        path.write_text("of a run")
+    train_net.main(ours(tmp_path, "--dry-run", *flags, DATASETS__TEST="()"))
+    assert "for all iterations at that pace" in capsys.readouterr().out
+    assert [path.read_text() for path in kept] == 3 * ["of a run"]
+
+
+@pytest.mark.usefixtures("images")
 def test_a_drawn_seed_is_written_down(tmp_path):
     drawn = [train_net.setup(ours(tmp_path / name, SEED=-1)).SEED for name in "ab"]
     assert min(drawn) >= 0
