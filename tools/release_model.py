@@ -30,6 +30,7 @@ from mask_former.d2.weights.zoo import zoo_config
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
 PUBLIC = "detectron2://"  # addresses that are the same for everybody
+NO_PATHS = (("TEST", "BEST_METRIC"), ("SOLVER", "FREEZE"))
 HUB_METRICS = {"mIoU": "mean_iou", "PQ": "panoptic_quality", "AP": "mean_average_precision"}
 ZOO_LICENSE = "cc-by-nc-4.0"
 
@@ -109,7 +110,7 @@ def read_release(file: Path, output: Path, license_id: str | None) -> Release:
             f"{file.parent / CONFIG}` saves the model of a run that has ended once more, with it"
         )
     record = ModelRecord.parse(checkpoint[RECORD_KEY], str(file))
-    config = without_paths(yaml.safe_load(record.config))
+    config = without_private(yaml.safe_load(record.config))
     config["OUTPUT_DIR"], config["MODEL"]["DEVICE"] = "output", "cuda"
     record = record._replace(config=yaml.safe_dump(config))
     iteration = checkpoint.get("iteration")
@@ -126,6 +127,15 @@ def read_release(file: Path, output: Path, license_id: str | None) -> Release:
         None if iteration is None else iteration + 1,
         license_id or started,
     )
+
+
+def without_private(config: Config) -> Config:
+    """The same configuration without paths; what looks like one and is none stays whole."""
+    public = without_paths(config)
+    for section, key in NO_PATHS:
+        if key in config.get(section, {}):
+            public[section][key] = config[section][key]
+    return public
 
 
 def without_paths(value: Any) -> Any:

@@ -34,6 +34,7 @@ def run(tmp_path):
     cfg.MODEL.WEIGHTS = "alice@host.example:/data/alice/model_final_d8dbeb.pkl"
     cfg.MODEL.IMAGE_MODEL.WEIGHTS = "C:\\Users\\alice\\timm.pth"
     cfg.DATASETS.PROPOSAL_FILES_TRAIN = ("~alice",)
+    cfg.TEST.BEST_METRIC, cfg.SOLVER.FREEZE = "sem_seg/mIoU", [r"backbone\.stem", "a/b"]
     parts = {"record": ModelRecord.of(cfg), "trainer": torch.nn.Linear(1, 1)}
     model = build_model(cfg)
     MaskFormerCheckpointer(model, str(folder), **parts).save("model_final", iteration=3)
@@ -65,6 +66,8 @@ def test_weights_alone(run, released):
     cfg = load_config(str(released / "config.yaml"))
     assert cfg.MODEL.WEIGHTS == "model_final_d8dbeb.pkl"
     assert cfg.DATASETS.TRAIN == ("shapes_panoptic_train",)
+    assert cfg.TEST.BEST_METRIC == "sem_seg/mIoU"  # no path, nor is a pattern
+    assert cfg.SOLVER.FREEZE == [r"backbone\.stem", "a/b"]
     predictor = load_predictor(str(released / "model.safetensors"))
     assert predictor.metadata.stuff_classes[3] == "disc"
     assert predictor.cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON
@@ -142,6 +145,16 @@ def test_baselines_and_classes_without_names(tool):
     assert tool.tasks(release) == ["semantic"]
     assert "no names" in tool.class_table(release)
     assert "Trained from `R-50.pkl`, which has terms of its own." in tool.licence_lines(release)
+
+
+def test_records_without_the_newer_keys(tool):
+    old = {"TEST": {"EVAL_PERIOD": 0}, "A": "b/c"}
+    assert tool.without_private({**old, "SOLVER": {"FREEZE": ["b/c"]}}) == {
+        **old,
+        "SOLVER": {"FREEZE": ["b/c"]},
+        "A": "c",
+    }
+    assert tool.without_private(old) == {**old, "A": "c"}
 
 
 def test_refusals(tool, run, tmp_path, monkeypatch):
