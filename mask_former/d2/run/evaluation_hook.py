@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from ..errors import InputError
 from .interruption import Stopped
 
+_LOSSES = ("validation/", "total_loss", "loss")  # ours, and Detectron2's of the training
 _logger = logging.getLogger(__name__)
 
 
@@ -52,8 +53,14 @@ class Evaluation(EvalHook):
         """
         super().__init__(period, evaluate)
         self._metric, self._patience = metric, patience
-        self._sign = -1 if "loss" in metric else 1
-        self._seen: dict[str, Any] = {"evaluated": -1, "best": -math.inf, "at": -1, "since": 0}
+        self._sign = -1 if metric.startswith(_LOSSES) else 1
+        self._seen: dict[str, Any] = {
+            "metric": metric,
+            "evaluated": -1,
+            "best": -math.inf,
+            "at": -1,
+            "since": 0,
+        }
 
     def before_train(self) -> None:
         """Makes up for what was missed.
@@ -123,5 +130,10 @@ class Evaluation(EvalHook):
         return dict(self._seen) if self._metric else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with what a run had seen."""
-        self._seen.update(state_dict)
+        """Goes on with what a run had seen; of another metric that says nothing."""
+        before = state_dict.get("metric", self._metric)  # which older checkpoints do not name
+        if before == self._metric:
+            self._seen.update(state_dict)
+        elif self._metric:
+            _logger.info("TEST.BEST_METRIC was %s: %s starts anew", before, self._metric)
+            self._seen["evaluated"] = state_dict["evaluated"]

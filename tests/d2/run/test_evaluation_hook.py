@@ -6,6 +6,7 @@ import pytest
 from detectron2.config import CfgNode
 
 from mask_former.d2.errors import InputError
+from mask_former.d2.run.evaluation_hook import Evaluation
 from mask_former.d2.solver import check_solver
 from mask_former.d2.trainer import Trainer
 from tests.d2.run.runs import assert_equal, interrupted_after, run, saved
@@ -75,6 +76,42 @@ def test_what_was_seen_is_resumed(tmp_path):
     run(cfg, resume=True)
     assert best(tmp_path / "parts") == 1
     assert_equal(saved(tmp_path / "parts"), saved(tmp_path / "whole"))
+
+
+def test_another_metric_starts_anew(tmp_path, monkeypatch, log):
+    """Its values, far below those of the run before, are not compared with them."""
+    interrupted_after(config(tmp_path, **{"TEST.PATIENCE": 9}), 4)
+    monkeypatch.setattr(
+        Trainer,
+        "_evaluate",
+        lambda self: {"made": {"other": _VALUES[self.scheduler.last_epoch - 1] - 100}},
+    )
+    cfg = config(tmp_path, **{"TEST.BEST_METRIC": "made/other", "TEST.PATIENCE": 3})
+    run(cfg, resume=True)
+    assert "TEST.BEST_METRIC was made/up: made/other starts anew" in log.text
+    assert best(tmp_path) == 4
+    assert saved(tmp_path)["trainer"]["iteration"] == 5
+
+
+def test_checkpoints_that_do_not_name_their_metric():
+    hook = Evaluation(1, dict, "made/up")
+    hook.load_state_dict({"evaluated": 3, "best": 5.0, "at": 1, "since": 2})
+    assert hook.state_dict()["best"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_loss"),
+    [
+        ("validation/loss", True),
+        ("validation/loss_ce_0", True),
+        ("total_loss", True),
+        ("loss_mask", True),
+        ("sem_seg/IoU-glossy", False),
+        ("sem_seg/mIoU", False),
+    ],
+)
+def test_which_metrics_are_losses(metric, is_loss):
+    assert (Evaluation(1, dict, metric)._sign < 0) == is_loss
 
 
 def test_a_missed_evaluation_is_made_up_for(tmp_path, monkeypatch):
