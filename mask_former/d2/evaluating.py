@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -112,15 +113,28 @@ class EvaluatingTrainer(DefaultTrainer):
         """
         cls.check_TTA(cfg)
         _logger.info("Evaluating with test-time augmentation")
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
-        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
-        results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
-        return {f"{name}_TTA": result for name, result in results.items()}
+        return cls._test_beside(cfg, SemanticSegmentorWithTTA(cfg, model), "TTA")
 
     @classmethod
     def test_average(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """Results of the moving average of the weights, under names that end in ``_EMA``."""
         _logger.info("Evaluating the moving average of the weights")
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference_EMA")
-        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
-        return {f"{name}_EMA": found for name, found in cls.test(cfg, model, evaluators).items()}
+        return cls._test_beside(cfg, model, "EMA")
+
+    @classmethod
+    def _test_beside(cls, cfg: CfgNode, model: nn.Module, kind: str) -> dict[str, Any]:
+        """Results with files and names of their own, of the data sets that have evaluators."""
+        folder = os.path.join(cfg.OUTPUT_DIR, f"inference_{kind}")
+        evaluators = {}
+        for name in cfg.DATASETS.TEST:
+            with suppress(NotImplementedError):  # as `test` has said, of the model without
+                evaluators[name] = cls.build_evaluator(cfg, name, folder)
+        if not evaluators:
+            return {}
+        evaluated = cfg.clone()
+        evaluated.defrost()
+        evaluated.DATASETS.TEST = tuple(evaluators)
+        results = cls.test(evaluated, model, [*evaluators.values()])
+        if len(evaluators) == 1 < len(cfg.DATASETS.TEST):  # by data sets, as `test` names several
+            results = dict.fromkeys(evaluators, results)
+        return {f"{name}_{kind}": result for name, result in results.items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -272,18 +273,39 @@ def test_what_cannot_be_evaluated_is_told_before_training(cfg):
         Trainer(cfg)
 
 
-def test_unknown_evaluators_do_not_keep_from_training(cfg, log):
-    name = "nobodys_set"
-    DatasetCatalog.register(name, lambda: [{"file_name": "a.jpg"}])
-    cfg.DATASETS.TEST = (name,)
-    try:
-        assert Trainer(cfg).max_iter == 3
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+@pytest.fixture
+def nobodys_set(cfg: CfgNode) -> Iterator[str]:
+    """The pictures of the test set, under a name that no evaluator knows."""
+    name, samples = "nobodys_set", DatasetCatalog.get("camvid_sem_seg_val")
+    DatasetCatalog.register(name, lambda: samples)
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_unknown_evaluators_do_not_keep_from_training(cfg, log, nobodys_set):
+    cfg.DATASETS.TEST = (nobodys_set,)
+    assert Trainer(cfg).max_iter == 3
     told = [message for message in log.messages if "will not be evaluated" in message]
     assert len(told) == 1
-    assert told[0].startswith(f"data set {name} has the evaluator_type None; known are")
+    assert told[0].startswith(f"data set {nobodys_set} has the evaluator_type None; known are")
+
+
+def test_unknown_evaluators_do_not_end_a_run_with_an_average(cfg, nobodys_set):
+    cfg.SOLVER.EMA_DECAY, cfg.DATASETS.TEST = 0.5, (nobodys_set,)
+    trainer = Trainer(cfg)
+    trainer.train()
+    assert trainer._last_eval_results == {}
+    known = "camvid_sem_seg_val"
+    cfg.DATASETS.TEST = (nobodys_set, known)
+    results = Trainer.test_average(cfg, trainer.model)
+    assert list(results) == [f"{known}_EMA"]
+    assert results[f"{known}_EMA"].keys() == {"sem_seg"}
+    cfg.DATASETS.TEST = (known,)
+    np.testing.assert_equal(
+        Trainer.test_average(cfg, trainer.model),
+        {"sem_seg_EMA": results[f"{known}_EMA"]["sem_seg"]},
+    )
 
 
 @pytest.fixture
