@@ -62,6 +62,7 @@ from .solver import (
     mixed_precision,
     settings_kept,
 )
+from .weights.reading import RECORD_KEY
 from .weights.record import ModelRecord
 
 _MAPPERS = {
@@ -296,6 +297,7 @@ class Trainer(EvaluatingTrainer):
         if "seed" in state_dict and state_dict["seed"] != self.cfg.SEED:
             _logger.info("The seed stays %d, that of the run", state_dict["seed"])
             self.cfg = _with_seed(self.cfg, state_dict["seed"])
+            self.checkpointer.checkpointables[RECORD_KEY] = ModelRecord.of(self.cfg)
             if isinstance(self.data_loader, OrderedLoader):
                 self.data_loader.seed = self.cfg.SEED
 

@@ -19,6 +19,7 @@ from mask_former.d2.errors import InputError
 from mask_former.d2.run.interruption import Stopped, describe_divergence
 from mask_former.d2.run.randomness import set_deterministic
 from mask_former.d2.trainer import Trainer
+from mask_former.d2.weights.record import read_record
 from tests.d2.run.runs import At, assert_equal, run, saved
 from tests.small_runs import draw_images, tiny_cfg
 
@@ -83,6 +84,13 @@ def test_a_signal_stops_after_the_iteration_and_nothing_changes(
     assert interrupted["trainer"]["iteration"] == iteration
     run(cfg, resume=True)
     assert_equal(saved(tmp_path), whole)
+
+
+def test_a_resumed_run_writes_down_the_seed_that_it_has(tmp_path):
+    run(config(tmp_path, SOLVER__MAX_ITER=1))
+    run(config(tmp_path, SOLVER__MAX_ITER=2, SEED=7), resume=True)
+    record = read_record(str(tmp_path / "out" / "model_final.pth"))
+    assert CfgNode.load_cfg(record.config).SEED == 1
 
 
 def test_a_failure_in_an_iteration_leaves_no_trace(tmp_path, whole):
