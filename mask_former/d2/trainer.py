@@ -13,7 +13,6 @@ from detectron2.engine.hooks import (
     LRScheduler,
     PeriodicCheckpointer,
     PeriodicWriter,
-    PreciseBN,
     get_bn_modules,
 )
 from detectron2.engine.train_loop import TrainerBase
@@ -48,6 +47,7 @@ from .run.interruption import (
     Stopped,
     describe_divergence,
 )
+from .run.precise_statistics import PreciseStatistics
 from .run.processes import distributed
 from .run.randomness import reseed
 from .run.terminal import summary
@@ -180,8 +180,8 @@ class Trainer(EvaluatingTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # a loader of its own does not disturb the training's
-        loader, test = self.build_train_loader(cfg), cfg.TEST
-        return PreciseBN(test.EVAL_PERIOD, self.model, loader, test.PRECISE_BN.NUM_ITER)
+        args = self.model, self.build_train_loader(cfg), cfg.TEST.PRECISE_BN.NUM_ITER
+        return PreciseStatistics(cfg.TEST.EVAL_PERIOD, *args, average=self._average)
 
     def _evaluate(self) -> dict[str, Any]:
         """Results of the model, beside them those of the average, and the losses."""

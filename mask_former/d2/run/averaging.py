@@ -24,3 +24,8 @@ class MovingAverage(HookBase):
     def after_step(self) -> None:
         """Takes the new weights in."""
         self.averaged.update_parameters(self._model)
+
+    def copy_buffers(self) -> None:
+        """Takes those of the model, where they have changed after the step."""
+        for own, new in zip(self.averaged.module.buffers(), self._model.buffers(), strict=True):
+            own.copy_(new)

@@ -149,6 +149,15 @@ def test_statistics_are_averaged(data):
     assert alone[key].abs().max() > 0.01
 
 
+def test_precise_statistics_are_averaged(data):
+    """A step that does not move the weights, whose gradients such norms have differ."""
+    norm = {"MODEL.RESNETS.NORM": "BN", "SOLVER.MAX_ITER": 1, "SOLVER.BASE_LR": 1e-9}
+    norm |= {"TEST.PRECISE_BN.ENABLED": True, "TEST.PRECISE_BN.NUM_ITER": 2}
+    (_, weights), (_, alone) = (results(data, n, norm, torch.float32) for n in (2, 1))
+    key = "backbone.stem.conv1.norm.running_mean"
+    torch.testing.assert_close(weights[f"module.{key}"], alone[key], rtol=0, atol=1e-6)
+
+
 def evaluate(folder: Path, options: dict) -> None:
     trainer = Trainer(tiny_cfg(folder, {**LAW, **options, "TEST.LOSS": True}))
     found = trainer._evaluate()
