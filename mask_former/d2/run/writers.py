@@ -16,6 +16,7 @@ from detectron2.utils.events import (
 )
 
 from ..errors import InputError
+from .files import replacing
 from .terminal import Progress
 
 _WINDOW = 20  # iterations over which a number is smoothed, as for TensorBoard
@@ -54,7 +55,8 @@ def _take_back(metrics: Path, start: int) -> None:
             continue
         if is_earlier and line.endswith("\n"):
             kept.append(line)
-    metrics.write_text("".join(kept), encoding="utf-8")
+    with replacing(metrics) as file:
+        file.write("".join(kept).encode())
 
 
 class WandbWriter(EventWriter):

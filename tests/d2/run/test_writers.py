@@ -34,6 +34,20 @@ def test_lines_of_later_iterations_are_taken_back(tmp_path):
     assert file.read_text() == lines[0] + lines[3]
 
 
+def test_what_cannot_be_written_leaves_the_lines(tmp_path, monkeypatch):
+    file = tmp_path / "metrics.json"
+    file.write_text('{"iteration": 1}\n{"iteration": 3}\n')
+
+    def fail(_: int) -> None:
+        raise OSError("no space left on the device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space left"):
+        _take_back(file, 3)
+    assert file.read_text() == '{"iteration": 1}\n{"iteration": 3}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
 @pytest.mark.usefixtures("images")
 def test_no_iteration_twice_after_a_kill(tmp_path):
     """A run that was killed after it wrote iteration 2, whose last checkpoint is of iteration 1."""
