@@ -6,12 +6,15 @@ has the name of its folder, with as many folders above it as tell it from the ot
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+# First: it says in one sentence what is missing.
+import mask_former.d2  # noqa: F401  # isort: skip
 from matplotlib.figure import Figure
+
+from mask_former.d2.run.files import json_lines
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,9 +37,9 @@ def read_curve(run: Path, metric: str) -> tuple[list[int], list[float]]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; name the OUTPUT_DIR of a training")
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not all(isinstance(line, dict) for line in lines):
-            raise TypeError("a line is no map")
+        lines = json_lines(path)
+        if not lines or not all(isinstance(line, dict) for line in lines):
+            raise TypeError("a line is no map" if lines else "no line is JSON")
         points = {int(line["iteration"]): float(line[metric]) for line in lines if metric in line}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(

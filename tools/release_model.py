@@ -24,6 +24,7 @@ import yaml
 from mask_former.d2.checkpoint import average_weights
 from mask_former.d2.data.preparing import replacing, telling_errors
 from mask_former.d2.errors import InputError
+from mask_former.d2.run.files import json_lines
 from mask_former.d2.weights.reading import RECORD_KEY, read_weights
 from mask_former.d2.weights.record import ModelRecord
 from mask_former.d2.weights.zoo import zoo_config
@@ -161,7 +162,7 @@ def read_metrics(path: Path, iteration: int | None, of_average: bool) -> Metrics
     metrics: Metrics = {}
     if iteration is None or not path.is_file():
         return metrics
-    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+    for line in json_lines(path):
         if line["iteration"] in (iteration, iteration + 1):  # the last comes after the training
             metrics |= {k: v for k, v in line.items() if "/" in k and math.isfinite(v)}
     return {

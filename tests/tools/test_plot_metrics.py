@@ -33,6 +33,13 @@ def test_curve_has_the_lines_that_know_the_metric(run):
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["tiny"]
 
 
+def test_a_line_that_a_kill_has_torn_is_left_out(run):
+    whole = plot_metrics.read_curve(run, "total_loss")
+    with (run / "metrics.json").open("a") as file:
+        file.write('\n{"iteration": 79, "tot')
+    assert plot_metrics.read_curve(run, "total_loss") == whole
+
+
 def test_picture_is_written(run, tmp_path, capsys):
     output = tmp_path / "curves.png"
     plot_metrics.main([str(run), "--metric", "sem_seg/mIoU", "--output", str(output)])

@@ -121,6 +121,14 @@ def test_a_checkpoint_that_was_not_evaluated(tool, run, tmp_path):
     assert "model-index" not in text
 
 
+def test_a_torn_last_line_is_left_out(tool, run):
+    path = run / "metrics.json"
+    before = tool.read_metrics(path, 3, of_average=False)
+    path.write_text(path.read_text() + '\n{"itera')
+    assert tool.read_metrics(path, 3, of_average=False) == before
+    assert before["sem_seg/mIoU"] == 50.126
+
+
 def test_the_moving_average_is_released_with_its_results(tool, run, tmp_path):
     checkpoint = torch.load(run / "model_final.pth")
     average = {f"module.{name}": x + 1 for name, x in checkpoint["model"].items()}

@@ -1,11 +1,12 @@
 """Files of a run, each of which is whole or not there."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..errors import InputError
 
@@ -52,6 +53,15 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def json_lines(path: str | Path) -> list[Any]:
+    """What stands in the lines of a file, as metrics.json has them; torn ones are left out."""
+    found = []
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def remove_unfinished(folder: str | Path) -> None:

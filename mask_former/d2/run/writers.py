@@ -4,6 +4,7 @@ import json
 import os
 import uuid
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from detectron2.utils.events import (
 )
 
 from ..errors import InputError
-from .files import replacing
+from .files import json_lines, replacing
 from .terminal import Progress
 
 _WINDOW = 20  # iterations over which a number is smoothed, as for TensorBoard
@@ -48,13 +49,10 @@ def _take_back(metrics: Path, start: int) -> None:
     if not metrics.exists():
         return
     kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            is_earlier = json.loads(line)["iteration"] < start
-        except (ValueError, KeyError, TypeError):
-            continue
-        if is_earlier and line.endswith("\n"):
-            kept.append(line)
+    for entry in json_lines(metrics):
+        with suppress(KeyError, TypeError):  # no training wrote it
+            if entry["iteration"] < start:
+                kept.append(json.dumps(entry) + "\n")
     with replacing(metrics) as file:
         file.write("".join(kept).encode())
 

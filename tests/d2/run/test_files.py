@@ -11,7 +11,7 @@ from torch import nn
 
 from mask_former.d2.checkpoint import Diverged, MaskFormerCheckpointer
 from mask_former.d2.errors import InputError
-from mask_former.d2.run.files import remove_unfinished, replacing, require_writable
+from mask_former.d2.run.files import json_lines, remove_unfinished, replacing, require_writable
 
 
 def test_what_lay_there_stays_if_anything_goes_wrong(tmp_path):
@@ -121,3 +121,9 @@ def test_a_folder_that_can_be_written_to_stays_as_it_is(tmp_path):
     require_writable(str(tmp_path / "a" / "b"))
     require_writable(str(tmp_path / "a" / "b"))
     assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_lines_that_a_kill_has_torn_are_left_out(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_bytes(b'{"a": 1}\n{"a": \n[2]\n{"b": NaN, "c": "\xc3')
+    assert json_lines(path) == [{"a": 1}, [2]]
