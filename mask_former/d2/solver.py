@@ -80,10 +80,10 @@ def check_solver(cfg: CfgNode) -> None:
     for key, (need, is_there) in needs.items():
         if cfg.TEST[key] and not is_there:
             raise InputError(f"TEST.{key} is {cfg.TEST[key]}, which needs {need}")
-    if cfg.TEST.PATIENCE and not cfg.TEST.EVAL_PERIOD:
+    if cfg.TEST.PATIENCE and cfg.TEST.EVAL_PERIOD <= 0:
         raise InputError(
             f"TEST.PATIENCE is {cfg.TEST.PATIENCE}, which counts evaluations, but TEST.EVAL_PERIOD "
-            "0 has one at the end alone; give the iterations between two"
+            f"{cfg.TEST.EVAL_PERIOD} has one at the end alone; give the iterations between two"
         )
     world, batch = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     if batch % world:

@@ -49,7 +49,7 @@ from .run.interruption import (
 )
 from .run.precise_statistics import PreciseStatistics
 from .run.processes import distributed
-from .run.randomness import reseed
+from .run.randomness import reseed, set_deterministic
 from .run.terminal import summary
 from .run.validation import validation_losses
 from .run.writers import build_writers
@@ -125,6 +125,8 @@ class Trainer(EvaluatingTrainer):
         check_solver(cfg)
         self.check_data(cfg)
         dtype = mixed_precision(cfg)
+        if cfg.SOLVER.DETERMINISTIC:  # else as the process has it
+            set_deterministic(True)
         # Not Detectron2's own, which wants CUDA for several processes and for mixed precision.
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):

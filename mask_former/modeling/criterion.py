@@ -58,7 +58,7 @@ class SetCriterion(nn.Module):
                 it sees every image as a row of pixels, its points.
             weights: weights of the three terms.
             no_object_weight: class weight of "no object" in the classification loss; at least 0.
-            class_weights: those of the K classes there; at least 0. None: each weighs 1.
+            class_weights: those of the K classes there; at least 0. Empty: each weighs 1.
             points: where masks are scored; None: at all pixels, as in the paper.
         """
         super().__init__()

@@ -153,6 +153,7 @@ MORE: list[tuple[str, object]] = [
     ("SOLVER.AMP.DTYPE", "int8"),
     ("SOLVER.STEPS", "(20, 10)"),
     ("SOLVER.MOMENTUM", 1.5),
+    ("SOLVER.EMA_DECAY", 1.0),
     ("SEED", 2**40),
     ("TEST.EXPECTED_RESULTS", "[['sem_seg', 'mIoU']]"),
     ("VERSION", 1),

@@ -142,6 +142,7 @@ def test_metrics_that_nothing_gives(tmp_path):
     [
         ({"TEST.BEST_METRIC": "''", "TEST.PATIENCE": 1}, r"PATIENCE is 1, which needs TEST\.BEST"),
         ({"TEST.PATIENCE": 1, "TEST.EVAL_PERIOD": 0}, r"TEST\.EVAL_PERIOD 0 has one at the end"),
+        ({"TEST.PATIENCE": 1, "TEST.EVAL_PERIOD": -1}, r"TEST\.EVAL_PERIOD -1 has one at the end"),
         ({"DATASETS.TEST": "()"}, r"BEST_METRIC is made/up, which needs data sets in DATASETS"),
         (
             {"TEST.BEST_METRIC": "''", "TEST.LOSS": True, "DATASETS.TEST": "()"},

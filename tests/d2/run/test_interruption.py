@@ -236,10 +236,10 @@ def test_operations_that_are_not_deterministic(tmp_path):
         where = torch.tensor([0])
         trainer.model.register_forward_hook(lambda *_: torch.zeros(2).put_(where, torch.ones(1)))
 
-    set_deterministic(True)
+    wanted = {"SOLVER__DETERMINISTIC": True}
     try:
-        run(config(tmp_path / "without", SOLVER__MAX_ITER=2))
+        run(config(tmp_path / "without", SOLVER__MAX_ITER=2, **wanted))
         with pytest.raises(InputError, match=r"^SOLVER\.DETERMINISTIC is True, but put_ does not"):
-            run(config(tmp_path), At(1, put))
+            run(config(tmp_path, **wanted), At(1, put))
     finally:
         set_deterministic(False)
