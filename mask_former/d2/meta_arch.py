@@ -10,6 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from ..functional.fixed_shapes import semantic_scores
 from ..functional.instances import instance_inference
 from ..functional.lazy_masks import LazyMasks, lazy_masks
 from ..functional.panoptic import panoptic_inference
@@ -239,14 +240,14 @@ class MaskFormer(nn.Module):
             )
         prediction = self.network(images.tensor)
         masks = resize(prediction.mask_logits(), images.tensor.shape[-2:])
-        class_probs = prediction.class_logits[-1].softmax(dim=-1)[..., :-1]
+        class_logits = prediction.class_logits[-1]
         results = []
         for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
             output = _output_size(x, size)
             logits = masks[i : i + 1, :, : size[0], : size[1]]
             if options.upsample_masks_first:
                 logits = resize(logits, output)
-            scores = torch.einsum("qc,bqhw->bchw", class_probs[i], logits.sigmoid())
+            scores = semantic_scores(class_logits[i : i + 1], logits)
             scores = scores if options.upsample_masks_first else resize(scores, output)
             found = scores[0].argmax(dim=0) if options.semantic_labels else scores[0]
             results.append({"sem_seg": found})

@@ -10,7 +10,6 @@ from mask_former.d2.build.model import build_model
 from mask_former.d2.errors import InputError
 from mask_former.d2.mixed_precision import MixedPrecisionTrainer
 from mask_former.d2.run.accumulation import AccumulatingTrainer, check_parts, pad_together, split
-from mask_former.d2.run.randomness import random_states, set_random_states
 from tests.d2.tiny_models import BASELINE, LEARNING, MASK_FORMER, PLUS, make_cfg, sample
 
 BATCH = [sample(32, 40, [0, 1]), sample(40, 32, [2]), sample(36, 36, [1, 0, 2]), sample(8, 9, [])]
@@ -109,8 +108,6 @@ def test_out_of_memory_repeats_the_step_in_more_parts(caplog):
     """Statistics and draws are those of a run that was split from the start."""
     caplog.set_level(logging.INFO, logger="mask_former")
     loop, other = trainer(BATCH_NORM, batches=2), trainer(BATCH_NORM, parts=4, batches=2)
-    for model in (loop.model, other.model):
-        model.train()
     loop.model.criterion.register_forward_pre_hook(OutOfMemory(1, 3))
     for _ in range(2):
         assert_same(step(loop), step(other))
@@ -153,10 +150,3 @@ def test_models_that_cannot_be_counted():
     loop = AccumulatingTrainer(model, [BATCH], torch.optim.SGD(model.parameters(), lr=0.01))
     with pytest.raises(InputError, match=r"none left.*SOLVER\.IMS_PER_BATCH"):
         loop.run_step()
-
-
-def test_random_states_are_put_back():
-    states = random_states()
-    first = torch.rand(3)
-    set_random_states(states)
-    assert torch.equal(torch.rand(3), first)
