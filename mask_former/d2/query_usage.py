@@ -117,15 +117,14 @@ def answers(
         segments: the number of true ones, if it is known.
     """
     contest = compete(class_logits, masks, *thresholds)
-    probs, labels = class_logits.float().softmax(dim=-1).max(dim=-1)
-    took_part = (labels != class_logits.shape[-1] - 1) & (probs > thresholds[0])
-    kept = torch.zeros_like(took_part)
-    kept[took_part.nonzero().flatten()[contest.kept]] = True
+    took_part, kept = np.zeros((2, len(class_logits)), dtype=bool)
+    took_part[contest.queries] = True
+    kept[contest.queries[contest.kept]] = True
     places = on_grid.formed().rows(0, GRID).sigmoid()
     return Answers(
-        labels=labels.cpu().numpy(),
-        took_part=took_part.cpu().numpy(),
-        kept=kept.cpu().numpy(),
+        labels=class_logits.argmax(dim=-1).cpu().numpy(),
+        took_part=took_part,
+        kept=kept,
         places=places.cpu().numpy(),
         segments=segments,
     )

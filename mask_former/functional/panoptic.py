@@ -40,6 +40,8 @@ class Contest(NamedTuple):
     """n of them, formed."""
     owner: Tensor
     """[h, w]; int32, which of the n has the pixel; 0 everywhere if n = 0."""
+    queries: Tensor
+    """[n]; their numbers, 0..Q-1, in rising order; on the host."""
 
 
 @torch.no_grad()
@@ -70,6 +72,11 @@ def panoptic_inference(
         ValueError: the logits are not those of one image.
     """
     contest = compete(class_logits, mask_logits, object_mask_threshold, overlap_threshold)
+    return segments_of(contest, thing_ids)
+
+
+def segments_of(contest: Contest, thing_ids: Collection[int]) -> tuple[Tensor, list[Segment]]:
+    """What :func:`panoptic_inference` returns, of a contest that has been held."""
     segments: list[Segment] = []
     stuff: dict[int, Segment] = {}
     segment_of_query = [0] * len(contest.labels)  # 0 for none
@@ -137,7 +144,7 @@ def compete(
     # The original takes the ratio in double precision, which the host has, but not every device.
     enough = area.double() / original_area >= overlap_threshold
     kept = enough & (area > 0) & (original_area > 0)
-    return Contest(labels, scores, area, kept, masks, owner)
+    return Contest(labels, scores, area, kept, masks, owner, queries)
 
 
 def _win(logits: Tensor, scores: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:

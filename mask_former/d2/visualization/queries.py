@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...functional.lazy_masks import LazyMasks, as_lazy
-from ...functional.panoptic import Contest, Segment, compete, panoptic_inference
+from ...functional.panoptic import Contest, Segment, compete, segments_of
 
 
 class Reason(StrEnum):
@@ -107,10 +107,9 @@ def explain_queries(
     """
     masks = as_lazy(mask_logits).formed()  # once, for all that follows
     contest = compete(class_logits, masks, *thresholds)
-    ids, segments = panoptic_inference(class_logits, masks, thing_ids, *thresholds)
+    ids, segments = segments_of(contest, thing_ids)
     probs = class_logits.to(masks.dtype).softmax(dim=-1)
-    best, likeliest = probs.max(dim=-1)
-    nothing = likeliest == probs.shape[-1] - 1
+    nothing = probs.argmax(dim=-1) == probs.shape[-1] - 1
     scores, labels = probs[:, :-1].max(dim=-1)
     columns = (labels, scores, probs[:, -1], _mask_areas(masks))
     # Of one that takes no part nothing but its mask is known.
@@ -121,8 +120,7 @@ def explain_queries(
     ]
     for number in nothing.nonzero().flatten().tolist():
         queries[number] = queries[number]._replace(reason=Reason.NO_OBJECT)
-    players = (~nothing & (best > thresholds.object_mask)).nonzero().flatten().tolist()
-    for number, outcome in zip(players, _outcomes(contest, ids, players), strict=True):
+    for number, outcome in zip(contest.queries.tolist(), _outcomes(contest, ids), strict=True):
         queries[number] = queries[number]._replace(**outcome)
     return Explanation(ids, segments, queries, thresholds)
 
@@ -135,8 +133,9 @@ def _mask_areas(masks: LazyMasks) -> Tensor:
     return areas
 
 
-def _outcomes(contest: Contest, ids: Tensor, players: Sequence[int]) -> list[dict[str, Any]]:
+def _outcomes(contest: Contest, ids: Tensor) -> list[dict[str, Any]]:
     """What the contest has made of each of the n that take part, by the fields of ``Query``."""
+    players = contest.queries.tolist()
     number = len(players)
     owner = contest.owner.flatten().long()
     segment_of = ids.new_zeros(max(number, 1)).scatter_reduce_(0, owner, ids.flatten(), "amax")
