@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ..functional.lazy_masks import LazyMasks, lazy_masks
+from ..functional.lazy_masks import LazyMasks
 from ..functional.panoptic import compete
 from .errors import InputError
-from .meta_arch import MaskFormer
 from .predictor import Predictor
+from .visualization.inspection import inspectable, run_network
 
 GRID = 24
 """Cells of a map of places, in both directions."""
@@ -73,28 +72,13 @@ def ask(predictor: Predictor, picture: np.ndarray, segments: int | None = None) 
     Raises:
         InputError: the model has no queries.
     """
-    model = predictor.model
-    if not isinstance(model, MaskFormer):
-        raise InputError(
-            f"the model is a {type(model).__name__}, which classifies pixels and has no queries; "
-            "give weights of a MaskFormer"
-        )
-    images = model.normalize_and_pad([predictor.sample(picture)])
-    size, padded = images.image_sizes[0], images.tensor.shape[-2:]
-    with torch.no_grad():
-        prediction = model.network(images.tensor)
-    embed, features = prediction.mask_embed[-1, 0], prediction.pixel_features[0]
-    cells = max(1, size[0] // 4), max(1, size[1] // 4)
-
-    def masks(output: tuple[int, int]) -> LazyMasks:
-        whole = padded[0], padded[1]
-        return lazy_masks(embed, features, whole, size, output, projection=prediction.projection)
-
+    model, sample = inspectable(predictor), predictor.sample(picture)
+    class_logits, masks_of = run_network(model, sample)
     options = model.inference
     return answers(
-        prediction.class_logits[-1, 0],
-        masks(cells),
-        masks((GRID, GRID)),
+        class_logits,
+        masks_of((sample["height"], sample["width"])),
+        masks_of((GRID, GRID)),
         (options.object_mask_threshold, options.overlap_threshold),
         segments,
     )
@@ -112,7 +96,7 @@ def answers(
     Args:
         class_logits: [Q, K+1]; before the softmax.
         masks: [Q, h, w]; before the sigmoid.
-        on_grid: the same, [Q, GRID, GRID].
+        on_grid: the same, [Q, GRID, GRID]; formed.
         thresholds: those of general inference, of class probability and of overlap.
         segments: the number of true ones, if it is known.
     """
@@ -120,7 +104,7 @@ def answers(
     took_part, kept = np.zeros((2, len(class_logits)), dtype=bool)
     took_part[contest.queries] = True
     kept[contest.queries[contest.kept]] = True
-    places = on_grid.formed().rows(0, GRID).sigmoid()
+    places = on_grid.rows(0, GRID).sigmoid()
     return Answers(
         labels=class_logits.argmax(dim=-1).cpu().numpy(),
         took_part=took_part,

@@ -6,9 +6,22 @@ import numpy as np
 import pytest
 import torch
 
+from mask_former.d2.build.model import build_model
 from mask_former.d2.errors import InputError
-from mask_former.d2.query_usage import GRID, Answers, Usage, advice, answers, count, order_by_use
+from mask_former.d2.predictor import Predictor
+from mask_former.d2.query_usage import (
+    GRID,
+    Answers,
+    Usage,
+    advice,
+    answers,
+    ask,
+    count,
+    order_by_use,
+)
 from mask_former.functional.lazy_masks import as_lazy
+from tests.d2.export.test_graph import SEGMENTS, VALID
+from tests.d2.tiny_models import MASK_FORMER, make_cfg
 
 THRESHOLDS = (0.5, 0.8)
 
@@ -40,6 +53,29 @@ def test_the_ends_of_a_query():
     assert found.kept.tolist() == [True, False, False, False, True]
     assert found.places.shape == (5, GRID, GRID)
     assert found.places[0, 0, 0] > 0.99 > 0.01 > found.places[0, 0, -1]
+
+
+def test_a_model_is_asked_as_it_works(tmp_path):
+    """Of a picture that is padded, by a model that leaves padding out."""
+    sure = {f"{MASK_FORMER}.TEST.OBJECT_MASK_THRESHOLD": 0.0, "INPUT.MIN_SIZE_TEST": 40}
+    cfg = make_cfg({**SEGMENTS, **VALID, **sure, f"{MASK_FORMER}.TEST.OVERLAP_THRESHOLD": 0.0})
+    cfg.MODEL.WEIGHTS = str(tmp_path / "m.pth")
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    predictor = Predictor(cfg)
+    model, seen = predictor.model, []
+    for name in ("class_embed", "mask_embed"):
+        getattr(model.sem_seg_head.predictor, name).register_forward_hook(
+            lambda module, inputs, output: seen.append(output.flatten())
+        )
+    picture = np.random.RandomState(0).randint(0, 256, (40, 70, 3), np.uint8)
+    _, segments = predictor(picture)["panoptic_seg"]
+    expected, seen = torch.cat(seen), []
+    found = ask(predictor, picture)
+    assert torch.equal(torch.cat(seen), expected)
+    kept = found.labels[found.kept].tolist()
+    assert sorted({s["category_id"] for s in segments}) == sorted(set(kept))
+    assert len(kept) >= len(segments) > 0
 
 
 def test_counts_are_sums_and_places_are_means_where_there_was_an_object():

@@ -1,5 +1,6 @@
 """One picture after the network: its results at any thresholds, without running it again."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from ...functional.semantic import general_semantic_inference, semantic_inferenc
 from ...structures import InferenceOptions, Padding
 from ..errors import InputError
 from ..meta_arch import MaskFormer
-from ..predictor import Predictor
+from ..predictor import Predictor, Sample
 from .queries import Explanation, Thresholds, explain_queries
 from .regions import Predictions
 
@@ -78,10 +79,42 @@ def inspectable(predictor: Predictor) -> MaskFormer:
     model = predictor.model
     if not isinstance(model, MaskFormer):
         raise InputError(
-            f"MODEL.META_ARCHITECTURE is {type(model).__name__}, a model without queries, of which "
-            "there is nothing to explain; give one of MaskFormer's, or use demo/demo.py"
+            f"MODEL.META_ARCHITECTURE is {type(model).__name__}, a model without queries, so that "
+            "there are none to explain; give weights of a MaskFormer"
         )
     return model
+
+
+@torch.no_grad()
+def run_network(
+    model: MaskFormer, sample: Sample
+) -> tuple[Tensor, Callable[[tuple[int, int]], LazyMasks]]:
+    """What the network says of one picture, as the model itself asks it.
+
+    Args:
+        model: in evaluation.
+        sample: the picture, as the predictor prepares it.
+
+    Returns:
+        Class logits [Q, K+1], and what forms the Q masks for a result of any height and width.
+    """
+    images = model.normalize_and_pad([sample])
+    (size,), padded = images.image_sizes, tuple(images.tensor.shape[-2:])
+    padding = Padding([size], padded) if model.valid_mask else None
+    prediction = model.network(images.tensor, padding)
+
+    def masks_of(output: tuple[int, int]) -> LazyMasks:
+        return lazy_masks(
+            prediction.mask_embed[-1, 0],
+            prediction.pixel_features[0],
+            padded,
+            size,
+            output,
+            projection=prediction.projection,
+            valid_only=model.valid_mask,
+        ).formed()
+
+    return prediction.class_logits[-1, 0], masks_of
 
 
 @torch.no_grad()
@@ -94,23 +127,8 @@ def inspect(predictor: Predictor, picture: np.ndarray) -> Inspection:
         InputError: the model has no queries, or the picture is none.
     """
     model, sample = inspectable(predictor), predictor.sample(picture)
-    images = model.normalize_and_pad([sample])
-    (size,), padded = images.image_sizes, tuple(images.tensor.shape[-2:])
-    padding = Padding([size], padded) if model.valid_mask else None
-    prediction = model.network(images.tensor, padding)
-    output = (sample["height"], sample["width"])
-
-    def masks_of(size_of_masks: tuple[int, int]) -> LazyMasks:
-        return lazy_masks(
-            prediction.mask_embed[-1, 0],
-            prediction.pixel_features[0],
-            padded,
-            size,
-            size_of_masks,
-            projection=prediction.projection,
-            valid_only=model.valid_mask,
-        ).formed()
-
-    masks = masks_of(output)
-    semantic_masks = masks if model.inference.upsample_masks_first else masks_of(size)
-    return Inspection(prediction.class_logits[-1, 0], masks, semantic_masks, model.inference)
+    class_logits, masks_of = run_network(model, sample)
+    masks = semantic_masks = masks_of((sample["height"], sample["width"]))
+    if not model.inference.upsample_masks_first:
+        semantic_masks = masks_of(tuple(sample["image"].shape[-2:]))
+    return Inspection(class_logits, masks, semantic_masks, model.inference)
