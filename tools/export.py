@@ -126,6 +126,7 @@ def load_model(args: argparse.Namespace) -> tuple[Predictor, str]:
     opts = ["MODEL.DEVICE", "cpu", *args.opts]
     if args.task:
         opts += [f"MODEL.MASK_FORMER.TEST.{TASK_KEYS[args.task]}", "True"]
+    opts += ["MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT", "scores"]  # which are compared
     predictor = load_predictor(args.config_file, args.weights, opts)
     if args.size:
         predictor.aug = Resized((args.size[0], args.size[1]))

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from PIL import Image
 
 from mask_former.d2.build.model import build_model
 from mask_former.d2.export.checking import Report
+from mask_former.d2.export.graph import best
 from mask_former.d2.predictor import load_predictor
 from tests.d2.export.test_formats import needs_onnx
 from tests.d2.tiny_models import HEAD, MASK_FORMER, make_cfg
@@ -78,6 +79,23 @@ def test_a_checkpoint_runs_without_pytorch(tool: ModuleType, weights, tmp_path: 
         names = predictor.metadata.stuff_classes
         assert list(found["names"]) == [names[info["category_id"]] for info in infos]
     assert Image.open(tmp_path / "overlay.png").size == (101, 70)
+
+
+def test_a_model_that_gives_labels_is_compared_by_its_scores(tool: ModuleType, weights):
+    """As load_model has it, whatever the configuration or --opts say."""
+    test = f"{MASK_FORMER}.TEST"
+    opts = [f"{test}.SEM_SEG_OUTPUT", "labels", f"{test}.PANOPTIC_ON", "False"]
+    given = ["m.onnx", "--format", "onnx", "--task", "semantic", *weights[1:], "--opts", *opts]
+    predictor, task = tool.load_model(tool.parse_args([weights[0], *given]))
+    picture = tool.draw((40, 60))
+
+    def tensors(picture):
+        scores = predictor(picture[:, :, ::-1])["sem_seg"]
+        return [x.numpy() for x in best(scores[None])]
+
+    model = SimpleNamespace(tensors=tensors)
+    report = tool.compare(predictor, model, [picture], task)
+    assert (report.difference, report.pixels) == (0.0, 1.0)
 
 
 @needs_onnx

@@ -246,10 +246,7 @@ def _of_eager(result: Any, task: str) -> Found:
     if task == "raw":
         return _of_file([tensor.numpy() for tensor in result], task)
     if task == "semantic":
-        scores = result["sem_seg"]
-        if scores.dim() == 2:
-            return Found(scores.cpu().numpy(), [], [])
-        labels, best_scores = best(scores.cpu()[None])
+        labels, best_scores = best(result["sem_seg"].cpu()[None])
         return Found(labels[0].numpy(), [best_scores[0].numpy()], [])
     if task == "panoptic":
         ids, infos = result["panoptic_seg"]
