@@ -1,6 +1,7 @@
 """The floors: which part may import what, read from the sources and tried in an interpreter."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -130,6 +131,13 @@ def test_the_ground_floor_has_no_modules(path: Path) -> None:
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_scripts_use_no_internals(path: Path) -> None:
     assert [name for name in imported(path) if within(name, INTERNAL)] == []
+
+
+@pytest.mark.parametrize(
+    "path", [*SCRIPTS, *sources("tools")], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_scripts_that_name_their_interpreter_can_be_called(path: Path) -> None:
+    assert os.access(path, os.X_OK) == path.read_text().startswith("#!")
 
 
 @pytest.mark.parametrize(
