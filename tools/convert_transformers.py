@@ -110,6 +110,8 @@ UNUSED = (r".*\.num_batches_tracked", r".*encoder\.model\.layernorm\..*", r"crit
 
 DEPTHS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
 """Blocks of the stages of a ResNet."""
+BATCH_NORMS = ("BN", "SyncBN", "FrozenBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+"""Norms of a ResNet that have the same weights, and the same results after training."""
 KEYS: tuple[tuple[str, str], ...] = (  # ours, theirs, by their path
     ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "num_labels"),
     ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "fpn_feature_size"),
@@ -205,7 +207,7 @@ def our_config(theirs: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: it has something that we lack.
     """
-    theirs = {**theirs, "num_labels": len(theirs["id2label"])}
+    theirs = {**theirs, "num_labels": len(theirs.get("id2label", range(2)))}  # 2: their default
     backbone, decoder = theirs["backbone_config"], theirs["decoder_config"]
     kind = backbone["model_type"]
     ours: dict[str, Any] = {
@@ -228,6 +230,12 @@ def our_config(theirs: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"backbone_config has model_type {kind!r}; resnet and swin are known")
     if decoder["model_type"] != "detr":
         raise InputError(f"decoder_config has model_type {decoder['model_type']!r}, not 'detr'")
+    for section, key, known in (
+        ("backbone_config", "hidden_act", "relu" if kind == "resnet" else "gelu"),
+        ("decoder_config", "activation_function", "relu"),
+    ):
+        if (found := theirs[section].get(key, known)) != known:
+            raise InputError(f"{section} has {key} {found!r}; {known!r} is known")
     for key, path in keys:
         value: Any = theirs
         for part in path.split("."):
@@ -271,15 +279,14 @@ def their_config(cfg: CfgNode) -> dict[str, Any]:
     Raises:
         InputError: it has something that they lack.
     """
-    options = cfg.MODEL.MASK_FORMER
-    required = {
-        "MODEL.META_ARCHITECTURE": "MaskFormer",
-        "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
-        "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",
-        "MODEL.SEM_SEG_HEAD.NORM": "GN",
-        "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "res5",
-        "MODEL.MASK_FORMER.ENC_LAYERS": 0,
-        "MODEL.MASK_FORMER.PRE_NORM": False,
+    required: dict[str, tuple[Any, ...]] = {
+        "MODEL.META_ARCHITECTURE": ("MaskFormer",),
+        "MODEL.SEM_SEG_HEAD.NAME": ("MaskFormerHead",),
+        "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("BasePixelDecoder",),
+        "MODEL.SEM_SEG_HEAD.NORM": ("GN",),
+        "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": ("res5",),
+        "MODEL.MASK_FORMER.ENC_LAYERS": (0,),
+        "MODEL.MASK_FORMER.PRE_NORM": (False,),
     }
     theirs: dict[str, Any] = {
         "model_type": "maskformer",
@@ -288,23 +295,28 @@ def their_config(cfg: CfgNode) -> dict[str, Any]:
     }
     keys = KEYS
     if cfg.MODEL.BACKBONE.NAME == "D2SwinTransformer":
-        required |= {"MODEL.SWIN.PATCH_NORM": True, "MODEL.SWIN.APE": False}
+        required |= {
+            "MODEL.SWIN.PATCH_NORM": (True,),
+            "MODEL.SWIN.APE": (False,),
+            "MODEL.SWIN.QK_SCALE": (None, 0),
+        }
         theirs["backbone_config"] = {"model_type": "swin"}
         keys = (*KEYS, *SWIN_KEYS)
     else:
         required |= {
-            "MODEL.BACKBONE.NAME": "build_resnet_backbone",
-            "MODEL.RESNETS.STEM_TYPE": "basic",
-            "MODEL.RESNETS.NUM_GROUPS": 1,
-            "MODEL.RESNETS.WIDTH_PER_GROUP": cfg.MODEL.RESNETS.RES2_OUT_CHANNELS // 4,
-            "MODEL.RESNETS.RES5_DILATION": 1,
+            "MODEL.BACKBONE.NAME": ("build_resnet_backbone",),
+            "MODEL.RESNETS.STEM_TYPE": ("basic",),
+            "MODEL.RESNETS.NORM": BATCH_NORMS,
+            "MODEL.RESNETS.NUM_GROUPS": (1,),
+            "MODEL.RESNETS.WIDTH_PER_GROUP": (cfg.MODEL.RESNETS.RES2_OUT_CHANNELS // 4,),
+            "MODEL.RESNETS.RES5_DILATION": (1,),
         }
         theirs["backbone_config"] = _their_resnet(cfg)
-    for key, value in required.items():
-        if (found := _of(cfg, key)) != value:
+    for key, values in required.items():
+        if (found := _of(cfg, key)) not in values:
             raise InputError(
                 f"{key} is {found!r}; MaskFormerForInstanceSegmentation of transformers has a "
-                f"counterpart of {value!r} alone"
+                f"counterpart of {' or '.join(map(repr, values))} alone"
             )
     theirs["backbone_config"]["out_features"] = [f"stage{i}" for i in range(1, 5)]
     for key, path in keys:
@@ -316,7 +328,6 @@ def their_config(cfg: CfgNode) -> dict[str, Any]:
     classes = theirs.pop("num_labels")
     theirs["id2label"] = {str(i): f"LABEL_{i}" for i in range(classes)}
     theirs["label2id"] = {f"LABEL_{i}": i for i in range(classes)}
-    theirs["decoder_config"]["num_queries"] = options.NUM_OBJECT_QUERIES
     return theirs
 
 
@@ -407,7 +418,7 @@ def convert_to(weights: str, config_file: str | None, output: Path) -> None:
     model = build_model(cfg)
     MaskFormerCheckpointer(model).load(weights)
     state = to_theirs(model.state_dict())
-    if "class_predictor.weight" in state and f"{_QUERIES}.input_projection.weight" not in state:
+    if f"{_QUERIES}.input_projection.weight" not in state:
         raise InputError(
             "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ is False and the feature has the transformer's "
             "width, so there is no input_proj, which transformers has always"

@@ -22,6 +22,12 @@ RESNET = {
     "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
 }
 BASIC = {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64}
+GROUP_NORM = {
+    "MODEL.RESNETS.NORM": "GN",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 32,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 128,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 32,
+}
 KINDS = {"resnet": RESNET, "swin": {**SWIN, "MODEL.SWIN.DEPTHS": [1, 2, 1, 1]}}
 kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -140,11 +146,44 @@ def test_names_of_published_files(tool: ModuleType, old: str, new: str):
         ),
         ({f"{MASK_FORMER}.PRE_NORM": True}, r"MASK_FORMER\.PRE_NORM is True"),
         ({f"{MASK_FORMER}.TRANSFORMER_IN_FEATURE": "res4"}, r"IN_FEATURE is 'res4'"),
+        (
+            GROUP_NORM,
+            r"RESNETS\.NORM is 'GN'; .* counterpart of 'BN' or 'SyncBN'",
+        ),
+        ({**KINDS["swin"], "MODEL.SWIN.QK_SCALE": 0.5}, r"SWIN\.QK_SCALE is 0\.5"),
     ],
 )
 def test_what_transformers_lacks_is_refused_by_name(tool: ModuleType, options, named: str):
     with pytest.raises(tool.InputError, match=named):
         tool.their_config(make_cfg({**RESNET, **options}))
+
+
+@kinds
+def test_a_norm_or_a_scale_that_both_have_is_not(tool: ModuleType, kind: str):
+    same = {"MODEL.RESNETS.NORM": "SyncBN", "MODEL.SWIN.QK_SCALE": 0}
+    res5 = {f"{MASK_FORMER}.TRANSFORMER_IN_FEATURE": "res5"}
+    theirs = tool.their_config(make_cfg({**KINDS[kind], **same, **res5}))
+    assert theirs["decoder_config"]["num_queries"] == 5
+
+
+def test_two_classes_are_theirs_by_default(tool: ModuleType):
+    theirs = transformers.MaskFormerConfig(num_labels=2).to_diff_dict()
+    assert "id2label" not in theirs
+    assert tool.our_config(theirs)["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "known"),
+    [
+        ("decoder_config", "activation_function", "relu"),
+        ("backbone_config", "hidden_act", "gelu"),
+    ],
+)
+def test_an_activation_that_we_lack_is_refused_by_name(tool: ModuleType, section, key, known):
+    theirs = transformers.MaskFormerConfig(num_labels=3).to_diff_dict()
+    theirs[section] = {**theirs[section], key: "silu"}
+    with pytest.raises(tool.InputError, match=f"{section} has {key} 'silu'; '{known}' is known"):
+        tool.our_config(theirs)
 
 
 def test_tensors_without_counterpart_are_named(tool: ModuleType):
