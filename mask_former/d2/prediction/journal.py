@@ -19,14 +19,13 @@ T = TypeVar("T")
 Row = dict[str, Any]
 """``name`` and ``file``; then ``error``, or what was found and the ``files`` of it."""
 
-_KINDS = ("segments_info", "classes", "instances")
+_KINDS = ("segments_info", "instances", "classes")
 _PART = re.compile(r"\.(\d+)-of-(\d+)")
 
 
-def regions_of(row: Row) -> Iterator[dict[str, Any]]:
-    """The entries of all that was found in a picture."""
-    for kind in _KINDS:
-        yield from row.get(kind, ())
+def regions_of(row: Row) -> list[dict[str, Any]]:
+    """The entries of what was found in a picture: instances and not the classes beside them."""
+    return next((row[kind] for kind in _KINDS if kind in row), [])
 
 
 class Part(NamedTuple):

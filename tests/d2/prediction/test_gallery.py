@@ -51,7 +51,10 @@ def write(folder, number, name="{}.jpg"):
 
 def test_best_scores():
     assert best_scores({"segments_info": SEGMENTS}) == {0: 1.0, 1: 0.75}
-    assert best_scores({"classes": SEGMENTS[:1], "instances": SEGMENTS[2:]}) == {0: 1.0, 1: 0.5}
+    assert best_scores({"classes": SEGMENTS[:1]}) == {0: 1.0}
+    # Regions of classes, which have no score, would hide those of the instances.
+    assert best_scores({"classes": SEGMENTS[:2], "instances": SEGMENTS[2:]}) == {1: 0.5}
+    assert best_scores({"classes": SEGMENTS[:2], "instances": []}) == {}
 
 
 def test_thumbnails_scores_and_classes(tmp_path):

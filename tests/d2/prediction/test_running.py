@@ -108,6 +108,16 @@ def test_classes_and_instances(make_job, photos):
     assert len(every) > len(rows_of(few.output)[0]["instances"]) > 0
 
 
+def test_coco_has_the_instances_and_not_the_classes_beside_them(make_job, photos):
+    job = make_job({f"{MASK_FORMER}.TEST.INSTANCE_ON": True}, formats=["coco"], min_score=0.0)
+    predict(job, str(photos))
+    row = rows_of(job.output)[0]
+    assert row["classes"]
+    coco = COCO(str(job.output / "coco.json"))
+    scores = [entry["score"] for entry in coco.loadAnns(coco.getAnnIds(imgIds=[1]))]
+    assert scores == [entry["score"] for entry in row["instances"]]
+
+
 def test_tiles(make_job, photos):
     tiles = {f"{MASK_FORMER}.TEST.TILES": "[64, 8]", "INPUT.MIN_SIZE_TEST": 90}
     job = make_job(tiles)
