@@ -45,7 +45,7 @@ def check_packages(format_: str) -> None:
     if missing:
         raise InputError(
             f"--format {format_} needs {', '.join(missing)}; install with "
-            "`pip install 'mask_former[export]'`"
+            f"`pip install 'mask_former[{'openvino' if format_ == 'openvino' else 'export'}]'`"
         )
 
 

@@ -63,6 +63,11 @@ def predict(job: Job, source: str, part: Part = WHOLE, rows_of: RowsOf = local_r
     keep_settings(job.output, part, settings)
     journal = Journal(part.journal(job.output))
     try:
+        if gone := journal.done.difference(item.name for item in mine):
+            raise InputError(
+                f"{job.output} has results of {len(gone)} picture(s), {min(gone)} among them, that "
+                f"this run's list of {source} does not have: put them back, or name another folder"
+            )
         todo = [item for item in mine if item.name not in journal.done]
         if part == WHOLE:  # else others may be at work on other parts
             _remove_unfinished(job.output)

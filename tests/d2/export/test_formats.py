@@ -1,5 +1,7 @@
 """Files in each format, in the runtime that they are for, against the graph."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -46,8 +48,15 @@ def assert_same(graph, path, format_, sizes, tolerance=1e-4):
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs onnx, onnxscript, openvino; install with `pip"):
-        check_packages("openvino")
+    for name, packages, extra in (
+        ("onnx", "onnx, onnxscript, onnxruntime", "export"),
+        ("openvino", "onnx, onnxscript, openvino", "openvino"),
+    ):
+        said = (
+            f"--format {name} needs {packages}; install with `pip install 'mask_former[{extra}]'`"
+        )
+        with pytest.raises(InputError, match=f"{re.escape(said)}$"):
+            check_packages(name)
     check_packages("torch")
 
 

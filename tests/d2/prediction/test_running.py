@@ -184,6 +184,22 @@ def test_a_run_that_ended_goes_on_and_writes_nothing_twice(make_job, photos, tmp
     assert predict(job, str(photos)).pictures == 0
 
 
+def test_pictures_that_are_gone_are_told(make_job, photos):
+    """Their results would stay among those of the input."""
+    job = make_job(formats=["coco"])
+    predict(job, str(photos))
+    (photos / BROKEN).unlink()  # has no results
+    assert predict(job, str(photos)).pictures == 0
+    (photos / "000.jpg").rename(photos / "other.jpg")
+    before = contents(job.output)
+    with pytest.raises(
+        InputError,
+        match=r"1 picture\(s\), 000\.jpg among them, that this run.s list of .* does not have: put",
+    ):
+        predict(job, str(photos))
+    assert contents(job.output) == before
+
+
 def test_parts_make_the_whole(make_job, photos, tmp_path):
     whole = make_job(output=tmp_path / "whole", formats=FORMATS, thumbnails=True)
     predict(whole, str(photos))
