@@ -10,9 +10,14 @@ Below ``--output``::
     panoptic_{split}/000001.png     RGB-coded segment ids
     panoptic_{split}.json           COCO panoptic format; lists the images of the split
     shapes.json                     seed, image counts and version; written last
+
+With ``--num-classes`` above 7 the things are of more classes, each a form in a colour of its own,
+and ``dataset.yaml`` describes them for DATASETS.DESCRIPTIONS: ``shapes60_train`` and so on.
 """
 
 import argparse
+import colorsys
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -50,7 +55,13 @@ POLYGONS = {
     "square": regular_polygon(4),
     "triangle": regular_polygon(3),
     "star": regular_polygon(10, inner=0.5),
+    "trefoil": regular_polygon(6, inner=0.35),
+    "cross": regular_polygon(8, inner=0.4),
+    "sun": regular_polygon(16, inner=0.65),
+    "rhombus": regular_polygon(4) @ np.diag([1.4, 1 / 1.4]),
 }
+HUES = ("red", "blue", "yellow", "green", "violet", "cyan", "orange", "pink")
+HUE_ANGLES = (0, 225, 55, 110, 275, 180, 30, 320)  # degrees, of the colours above
 
 
 class Category(NamedTuple):
@@ -75,7 +86,7 @@ class Thing(NamedTuple):
     def corners(self) -> np.ndarray:
         """[corners, 2] in whole pixels; x and y."""
         cos, sin = math.cos(self.angle), math.sin(self.angle)
-        unit = POLYGONS[self.category.name] @ np.array([[cos, sin], [-sin, cos]])
+        unit = POLYGONS[self.category.name.split()[-1]] @ np.array([[cos, sin], [-sin, cos]])
         return np.rint(self.center + self.radius * unit).astype(np.int32)
 
     def mask(self) -> np.ndarray:
@@ -97,10 +108,19 @@ class Scene(NamedTuple):
     """COCO's ``segments_info``."""
 
 
-def load_categories() -> list[Category]:
-    """The class table that the package registers, too."""
+def load_categories(count: int) -> list[Category]:
+    """The class table that the package registers, too; for more classes, with other things."""
     table = files("mask_former") / "d2" / "data" / "categories" / "shapes.json"
-    return [Category(**entry) for entry in json.loads(table.read_text(encoding="utf-8"))]
+    registered = [Category(**entry) for entry in json.loads(table.read_text(encoding="utf-8"))]
+    if count == len(registered):
+        return registered
+    stuff = [category for category in registered if not category.isthing]
+    looks = itertools.product(zip(HUES, HUE_ANGLES, strict=True), POLYGONS)
+    things = []
+    for id_, ((hue, angle), form) in zip(range(len(stuff), count), looks, strict=False):
+        color = [round(255 * part) for part in colorsys.hsv_to_rgb(angle / 360, 0.65, 0.85)]
+        things.append(Category(id_, f"{hue} {form}", 1, color))
+    return stuff + things
 
 
 def image_rng(seed: int, split: str, index: int) -> Rng:
@@ -262,11 +282,12 @@ def write_scene(scene: Scene, output: Path, split: str, stem: str) -> None:
     Image.fromarray(id2rgb(scene.panoptic)).save(output / f"panoptic_{split}" / f"{stem}.png")
 
 
-def write_split(output: Path, split: str, count: int, seed: int) -> None:
+def write_split(
+    output: Path, split: str, count: int, seed: int, categories: Sequence[Category]
+) -> None:
     """Draws and writes ``count`` images of a split and its COCO panoptic JSON."""
     for folder in (f"images/{split}", f"annotations/{split}", f"panoptic_{split}"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    categories = load_categories()
     images, annotations = [], []
     for image_id in range(1, count + 1):
         stem = f"{image_id:06d}"
@@ -281,23 +302,44 @@ def write_split(output: Path, split: str, count: int, seed: int) -> None:
     write_json(output / f"panoptic_{split}.json", panoptic)
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict | list) -> None:
     """Writes ``content`` with a newline at the end."""
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def prepare(output: Path, seed: int, counts: dict[str, int]) -> None:
+def write_description(output: Path, categories: Sequence[Category]) -> None:
+    """Writes what the package's own description of shapes says, for other classes."""
+    splits = {
+        split: {
+            "images": f"images/{split}",
+            "labels": f"annotations/{split}",
+            "panoptic": f"panoptic_{split}",
+            "json": f"panoptic_{split}.json",
+        }
+        for split in SPLITS
+    }
+    write_json(output / "classes.json", [category._asdict() for category in categories])
+    head = {"name": f"shapes{len(categories)}", "task": "panoptic", "classes": "classes.json"}
+    # JSON is YAML, too.
+    write_json(output / "dataset.yaml", {**head, "ignore": [255], "splits": splits})
+
+
+def prepare(output: Path, seed: int, counts: dict[str, int], num_classes: int = 7) -> None:
     """Writes the whole data set over whatever an earlier run left in ``output``.
 
     Args:
         output: The folder; made when missing.
         seed: 0 or more.
         counts: Images of each split.
+        num_classes: 7, or up to 67 with other things.
     """
     record = output / "shapes.json"
     record.unlink(missing_ok=True)  # an interrupted run must not pass for a finished one
+    categories = load_categories(num_classes)
     for split in SPLITS:
-        write_split(output, split, counts[split], seed)
+        write_split(output, split, counts[split], seed, categories)
+    if num_classes > 7:
+        write_description(output, categories)
     write_json(record, {"version": VERSION, "seed": seed, "num_images": counts})
 
 
@@ -324,6 +366,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=at_least(0), default=0, help="the same seed draws the same pictures")
     add("--num-train", type=at_least(1), default=1200, help="training images")
     add("--num-val", type=at_least(1), default=100, help="images to report results on")
+    add(
+        "--num-classes",
+        type=int,
+        choices=range(7, 3 + len(HUES) * len(POLYGONS) + 1),
+        metavar="{7..67}",
+        default=7,
+        help="three of stuff, the rest things; above 7 each a form in a colour",
+    )
     add("--num-dev", type=at_least(1), default=100, help="images to choose settings on")
     return parser.parse_args(argv)
 
@@ -333,7 +383,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     counts = {split: getattr(args, f"num_{split}") for split in SPLITS}
     try:
-        prepare(args.output, args.seed, counts)
+        prepare(args.output, args.seed, counts, args.num_classes)
     except OSError as error:
         raise SystemExit(
             f"cannot write the data set: {error}; choose a folder for --output that can be written"

@@ -13,6 +13,8 @@ import pytest
 from panopticapi.evaluation import pq_compute_single_core
 from PIL import Image
 
+from mask_former.d2.data.description import read_description
+
 SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_shapes.py"
 SPLITS = ("train", "val", "dev")
 COUNTS = {"train": 60, "val": 100, "dev": 12}
@@ -158,7 +160,7 @@ def test_a_thing_must_not_be_covered_by_more_than_three_fifths(covered: int, vis
 
 def test_things_of_one_radius_have_the_same_area() -> None:
     for name in prepare_shapes.POLYGONS:
-        category = prepare_shapes.Category(0, name, 1, [0, 0, 0])
+        category = prepare_shapes.Category(0, f"red {name}", 1, [0, 0, 0])
         thing = prepare_shapes.Thing(category, np.array([64.0, 64.0]), 20.0, 0.3)
         # the raster counts the border as inside: half a pixel more all around
         assert thing.mask().sum() == pytest.approx(np.pi * 20**2, rel=0.1)
@@ -207,6 +209,26 @@ def test_record_tells_seed_counts_and_version(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "shapes.json").read_text())
     counts = {"train": 3, "val": 2, "dev": 2}
     assert record == {"version": prepare_shapes.VERSION, "seed": 7, "num_images": counts}
+
+
+@pytest.mark.parametrize("count", [8, 67])
+def test_more_classes_are_described(tmp_path: Path, count: int) -> None:
+    """A description that every configuration can name, and things that look different."""
+    prepare_shapes.main(["--output", str(tmp_path), "--num-classes", str(count), *FEW])
+    description = read_description(str(tmp_path / "dataset.yaml"))
+    assert description.name == f"shapes{count}"
+    categories = prepare_shapes.load_categories(count)
+    assert [each.name for each in description.classes] == [each.name for each in categories]
+    things = [each for each in categories if each.isthing]
+    assert len(things) == count - 3
+    assert len({(each.name.split()[1], *each.color) for each in things}) == count - 3
+    drawn = {
+        each["category_id"]
+        for annotation in read_panoptic(tmp_path, "train")["annotations"]
+        for each in annotation["segments_info"]
+    }
+    assert drawn <= set(range(count))
+    assert drawn >= {0, 1, 2}
 
 
 def test_interrupted_run_leaves_no_record(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from ...modeling.swin import SwinTransformer
 from ..config import SWIN_ARGUMENTS, arguments_from
@@ -79,28 +80,53 @@ def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> D2SwinTransform
     return backbone
 
 
+class _FineStem(BasicStem):
+    """The stem without its max pooling, so that there is a feature of stride 2."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
+        super().__init__(in_channels, out_channels, norm)
+        self.stride = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv1(x).relu_()
+
+
+class _PooledBlock(BasicBlock):
+    """The first block, with the max pooling that the fine stem lacks."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: str) -> None:
+        super().__init__(in_channels, out_channels, stride=1, norm=norm)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(max_pool2d(x, kernel_size=3, stride=self.stride, padding=1))
+
+
 @register(BACKBONE_REGISTRY, "build_tiny_resnet_backbone")
 def build_tiny_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """A ResNet with one basic block in each of its four stages, for training from scratch.
 
     Reads ``MODEL.RESNETS.{NORM, STEM_OUT_CHANNELS, RES2_OUT_CHANNELS, OUT_FEATURES}``; channels
     double from stage to stage, strides are 4, 8, 16 and 32. Detectron2's own ResNets start at two
-    blocks a stage.
+    blocks a stage. The feature ``stem`` has stride 2, from before the max pooling, and its weights
+    and those of the rest are the same with it and without.
     """
     options = cfg.MODEL.RESNETS
     norm, width, channels = options.NORM, options.STEM_OUT_CHANNELS, options.RES2_OUT_CHANNELS
+    fine = "stem" in options.OUT_FEATURES
     stages = []
     for stage in range(4):
         stages.append(
             ResNet.make_stage(
-                BasicBlock,
+                _PooledBlock if fine and stage == 0 else BasicBlock,
                 num_blocks=1,
                 in_channels=width,
                 out_channels=channels,
                 norm=norm,
-                stride_per_block=[1 if stage == 0 else 2],
+                stride_per_block=[2 if fine or stage > 0 else 1],
             )
         )
         width, channels = channels, 2 * channels
-    stem = BasicStem(input_shape.channels, options.STEM_OUT_CHANNELS, norm)
+    make_stem = _FineStem if fine else BasicStem
+    stem = make_stem(input_shape.channels, options.STEM_OUT_CHANNELS, norm)
     return ResNet(stem, stages, out_features=options.OUT_FEATURES)

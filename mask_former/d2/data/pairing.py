@@ -139,7 +139,8 @@ def _listed_pictures(folder: str, listing: str, labels: str | None) -> list[Pair
                 "mend the list, or restore them"
             )
     stems = [os.path.splitext(line[0])[0] for line in lines]
-    return [Pair(*each) for each in zip(stems, images, maps or [None] * len(lines), strict=True)]
+    columns = [stems, images, maps] if maps else [stems, images]
+    return [Pair(*each) for each in zip(*columns, strict=True)]
 
 
 def _by_stem(paths: Iterator[str], folder: str, suffix: str) -> dict[str, str]:

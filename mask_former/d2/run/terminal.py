@@ -146,9 +146,8 @@ class Progress(EventWriter):
                 term = re.sub(r"_\d+$", "", name.removeprefix("loss_"))
                 terms[term] = terms.get(term, 0.0) + value
         parts = ", ".join(f"{term} {value:.3g}" for term, value in terms.items())
-        line = (
-            f"iteration {done:,} of {self._max_iter:,}: loss {losses['total_loss']:.4g} ({parts})"
-        )
+        line = f"iteration {done:,} of {self._max_iter:,}: loss {losses['total_loss']:.4g}"
+        line += f" ({parts})" if parts else ""  # a loss of one term has its total alone
         seconds = storage.histories().get("time")
         if seconds is not None:
             left = timedelta(seconds=round(seconds.median(1000) * (self._max_iter - done)))

@@ -117,6 +117,28 @@ def test_swin_as_detectron2_knows_backbones():
     }
 
 
+def test_the_tiny_resnet_has_a_feature_before_its_pooling():
+    """The rest of the network is the same, to the bit."""
+    names = ["res2", "res3", "res4", "res5"]
+    fine = build_model(
+        make_cfg(
+            {
+                "MODEL.RESNETS.OUT_FEATURES": ["stem", *names],
+                f"{HEAD}.IN_FEATURES": ["stem", *names],
+            }
+        )
+    ).eval()
+    coarse = build_model(make_cfg({})).backbone.eval()
+    coarse.load_state_dict(fine.backbone.state_dict())
+    shapes = {name: shape.stride for name, shape in fine.backbone.output_shape().items()}
+    assert shapes == {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
+    x = torch.randn(1, 3, 64, 96)
+    features, expected = fine.backbone(x), coarse(x)
+    assert features["stem"].shape[2:] == (32, 48)
+    assert all(torch.equal(features[name], expected[name]) for name in names)
+    assert fine.network(x).mask_logits().shape[2:] == (32, 48)
+
+
 def test_the_size_divisibility_of_the_backbone():
     for backbone, divisor in ((SWIN, 32), ({}, 0)):
         for value, expected in ((-1, divisor), (0, 0), (16, 16)):

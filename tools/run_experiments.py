@@ -1,0 +1,164 @@
+#!/usr/bin/env python
+"""Trains what a table of docs/EXPERIMENTS.md compares, and prints the table.
+
+A YAML file of docs/experiments/ names rows, settings, seeds and columns. Every row is trained by
+train_net.py once for each seed, into a folder of its own below OUTPUT. What is finished there is
+read and not trained again, and what was interrupted goes on: so the command may be repeated, and
+prints the table of what there is.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+# Before other packages: it says in one sentence what is missing.
+try:
+    import mask_former.d2  # noqa: F401  # isort: skip
+except ImportError as error:
+    sys.exit(f"error: {error}")
+from tabulate import tabulate
+
+from mask_former.d2.configuring.yaml_reading import read_yaml
+from mask_former.d2.errors import InputError
+from mask_former.d2.run.files import json_lines
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = {"config": str, "seeds": list, "settings": dict, "rows": dict, "columns": dict}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a row of the table with one seed."""
+
+    name: str
+    folder: Path
+    options: list[str]
+
+    def results(self) -> dict[str, float]:
+        """By metric, of the evaluation after the last iteration; empty where there was none yet."""
+        if not (self.folder / "model_final.pth").is_file():
+            return {}
+        lines = json_lines(self.folder / "metrics.json")
+        return {metric: value for line in lines for metric, value in line.items()}
+
+    def train(self, config: str) -> None:
+        """From the start, or from where it was interrupted."""
+        begun = ["--resume"] if (self.folder / "last_checkpoint").is_file() else []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(ROOT / config)]
+        with open(self.folder / "terminal.txt", "a", encoding="utf-8") as log:
+            code = subprocess.run(
+                [*command, *begun, "OUTPUT_DIR", str(self.folder), *self.options],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            ).returncode
+        if code != 0:
+            raise InputError(
+                f"{self.name} ended with exit code {code}; {log.name} says why, and the same "
+                "command goes on from there"
+            )
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("table", help="YAML file, of docs/experiments/ for example")
+    parser.add_argument("output", type=Path, help="folder to write, one below it for each run")
+    parser.add_argument(
+        "--seed", type=int, action="append", help="instead of those of the file; may be repeated"
+    )
+    parser.add_argument("--rows", help="regular expression: only rows whose name it matches")
+    parser.add_argument("--print", action="store_true", help="train nothing, print what there is")
+    parser.add_argument(
+        "opts",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="changes to the configuration of every run",
+    )
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains seed after seed, so that a table of fewer seeds is there first."""
+    args = parse_args(argv)
+    table = read_table(args.table)
+    seeds = args.seed or table["seeds"]
+    rows = {name: row for name, row in table["rows"].items() if re.search(args.rows or "", name)}
+    runs = {(name, seed): make_run(args, table, name, seed) for seed in seeds for name in rows}
+    for run in runs.values():
+        if not args.print and not run.results():
+            print(f"{run.name}, in {run.folder}", flush=True)
+            run.train(table["config"])
+    results = {key: run.results() for key, run in runs.items()}
+    print(format_table(rows, table["columns"], seeds, results))
+
+
+def read_table(path: str) -> dict[str, Any]:
+    """The parts of a file, each there and of its kind.
+
+    Raises:
+        InputError: one is missing, unknown or of another kind.
+    """
+    table = read_yaml(path, "table of experiments").content
+    for part, kind in PARTS.items():
+        if not isinstance(table.get(part), kind):
+            raise InputError(f"{path} needs the part {part}, a {kind.__name__}")
+    if unknown := table.keys() - PARTS:
+        raise InputError(
+            f"{path} has the unknown parts {sorted(unknown)}; known: {', '.join(PARTS)}"
+        )
+    return table
+
+
+def make_run(args: argparse.Namespace, table: dict[str, Any], name: str, seed: int) -> Run:
+    """The training of a row with a seed; what the row says counts before the settings of all."""
+    settings = {"SEED": seed, **table["settings"], **table["rows"][name]}
+    options = [str(part) for setting in settings.items() for part in setting]
+    folder = args.output.resolve() / re.sub(r"[^\w+.-]+", "_", name) / f"seed{seed}"
+    return Run(f"{name}, seed {seed}", folder, [*options, *args.opts])
+
+
+def format_table(
+    rows: Sequence[str] | dict[str, Any],
+    columns: dict[str, str],
+    seeds: Sequence[int],
+    results: dict[tuple[str, int], dict[str, float]],
+) -> str:
+    """In Markdown: the mean over the finished seeds and, of two and more, their range.
+
+    Raises:
+        InputError: a finished run has no such metric.
+    """
+    lines = []
+    for name in rows:
+        finished = [found for seed in seeds if (found := results[name, seed])]
+        cells = []
+        for metric in columns.values():
+            if missing := [found for found in finished if metric not in found]:
+                raise InputError(
+                    f"{name} has no metric {metric}; it has {', '.join(sorted(missing[0]))}"
+                )
+            cells.append(_cell([found[metric] for found in finished]))
+        lines.append([name, *cells, len(finished)])
+    return tabulate(
+        lines, headers=["", *columns, "seeds"], tablefmt="github", disable_numparse=True
+    )
+
+
+def _cell(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return "".join(f"{value:.1f}" for value in values)
+    return f"{mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
