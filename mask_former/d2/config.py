@@ -195,6 +195,7 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.CHECKPOINTS_KEPT = 0  # the last so many, and the best; 0: all
     cfg.TEST.BEST_METRIC = ""  # its best checkpoint is model_best.pth, for example "sem_seg/mIoU"
     cfg.TEST.PATIENCE = 0  # evaluations without a better one after which the run ends
+    cfg.TEST.BOUNDARY_IOU = False  # also how well the outlines of semantic results fit
     cfg.TEST.LOSS = False  # also the losses on DATASETS.TEST, with the augmentations of training
     cfg.INPUT.SCALE_JITTER = []  # least and greatest size, in INPUT.CROP.SIZE: large-scale jitter
     cfg.WANDB_PROJECT = ""  # of Weights & Biases

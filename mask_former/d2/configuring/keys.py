@@ -332,6 +332,7 @@ _RUN = {
         BEST_METRIC=Key(TEXT, "whose best checkpoint is kept; empty: none", _OURS),
         PATIENCE=Key(whole(0), "evaluations without a better one that end a run; 0: any", _OURS),
         LOSS=Key(SWITCH, "losses on the test sets, too", _OURS),
+        BOUNDARY_IOU=Key(SWITCH, "semantic results have the IoU of outlines, too", _OURS),
         EXPECTED_RESULTS=Key(_EXPECTED, "results that --eval-only must reach", _D2),
     ),
     **_section(

@@ -15,6 +15,7 @@ from ..data.checks import check_pictures
 from ..data.datasets import register_descriptions
 from ..data.json_files import check_instances
 from ..errors import InputError
+from .boundary import BoundaryEvaluator
 from .cityscapes import (
     SharedCityscapesInstanceEvaluator,
     SharedCityscapesSemSegEvaluator,
@@ -69,6 +70,14 @@ def choose_evaluators(
     if kind in _INSTANCES_OF_PANOPTIC and cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON:
         part = _INSTANCES_OF_PANOPTIC[kind]
         parts += [part] if part.needs in given and metadata.get(part.annotations) else []
+    if cfg.TEST.BOUNDARY_IOU:
+        if _SEMANTIC not in parts or not _are_labelled(dataset_name):
+            raise InputError(
+                "TEST.BOUNDARY_IOU compares semantic results with label maps, and data set "
+                f"{dataset_name}, evaluated as {kind}, is not compared so; turn it off, or name "
+                "another data set in DATASETS.TEST"
+            )
+        parts.append(_BOUNDARY)
     for part in parts:
         part.check(dataset_name)
     return [part.make for part in parts]
@@ -100,6 +109,10 @@ def _semantic(dataset_name: str, folder: str) -> DatasetEvaluator:
     if not _are_labelled(dataset_name):
         return SemanticPredictions(dataset_name, folder)
     return CheckedSemSegEvaluator(dataset_name, distributed=True, output_dir=folder)
+
+
+def _boundary(dataset_name: str, folder: str) -> DatasetEvaluator:
+    return BoundaryEvaluator(dataset_name, distributed=True)
 
 
 def _instance(dataset_name: str, folder: str) -> DatasetEvaluator:
@@ -208,6 +221,7 @@ class _Part(NamedTuple):
 
 
 _SEMANTIC = _Part("SEMANTIC_ON", _semantic, check=_check_semantic)
+_BOUNDARY = _Part("SEMANTIC_ON", _boundary)
 _PANOPTIC = _Part("PANOPTIC_ON", CheckedPanopticEvaluator, check=_check_panoptic)
 _INSTANCE = _Part("INSTANCE_ON", _instance, "json_file", _check_instances)
 _CITYSCAPES_SEMANTIC = _Part("SEMANTIC_ON", _cityscapes_semantic, check=_check_cityscapesscripts)

@@ -32,8 +32,8 @@ class _Labels:
         return self._labels
 
 
-def _labels_of(result: torch.Tensor, file_name: str) -> torch.Tensor:
-    """The label map [H, W] of scores [K, H, W], or of one.
+def labels_of(result: torch.Tensor, file_name: str) -> torch.Tensor:
+    """The label map [H, W] of scores [K, H, W], or of a label map.
 
     Raises:
         InputError: scores are not finite.
@@ -65,7 +65,7 @@ class TakesLabels(DatasetEvaluator):
             InputError: scores are not finite.
         """
         pairs = zip(inputs, outputs, strict=True)
-        found = [_labels_of(output["sem_seg"], sample["file_name"]) for sample, output in pairs]
+        found = [labels_of(output["sem_seg"], sample["file_name"]) for sample, output in pairs]
         super().process(inputs, [{"sem_seg": _Labels(labels)} for labels in found])
 
 
@@ -86,7 +86,7 @@ class SemanticPredictions(SemSegEvaluator):
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Adds the predictions of a batch."""
         for sample, output in zip(inputs, outputs, strict=True):
-            labels = _labels_of(output["sem_seg"], sample["file_name"]).cpu().numpy()
+            labels = labels_of(output["sem_seg"], sample["file_name"]).cpu().numpy()
             self._predictions += self.encode_json_sem_seg(labels, sample["file_name"])
 
     def evaluate(self) -> dict[str, Any] | None:
@@ -137,17 +137,22 @@ class CheckedSemSegEvaluator(TakesLabels, SemSegEvaluator):
 
     def _checked(self, sample: dict[str, Any], folder: str) -> str:
         """The label map of a sample; a copy with labels where its file differs from them."""
-        image_file = sample["file_name"]
-        label_file = self.input_file_to_gt_file[image_file]
-        classes, ignored = self._num_classes, self._ignore_label
-        labels = reading.read_label_map(label_file, classes, ignored, self._values)
-        image = np.empty((sample["height"], sample["width"]), bool)  # only its size counts
-        shown = reading.as_displayed(label_file, labels, image_file, image)
-        if self._values is None and shown is labels:
+        label_file = self.input_file_to_gt_file[sample["file_name"]]
+        stored, shown = self.read_labels(sample)
+        if self._values is None and shown is stored:
             return label_file
         _, copy = tempfile.mkstemp(suffix=".tif", dir=folder)
         Image.fromarray(shown).save(copy)
         return copy
+
+    def read_labels(self, sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """The label map [H, W] of a sample, as it is stored and turned as its picture is shown."""
+        image_file = sample["file_name"]
+        label_file = self.input_file_to_gt_file[image_file]
+        classes, ignored = self._num_classes, self._ignore_label
+        stored = reading.read_label_map(label_file, classes, ignored, self._values)
+        image = np.empty((sample["height"], sample["width"]), bool)  # only its size counts
+        return stored, reading.as_displayed(label_file, stored, image_file, image)
 
     def evaluate(self) -> dict[str, Any] | None:
         """The results; NaN, and one line, if no pixel of any label map has a class."""
