@@ -21,6 +21,7 @@ import mask_former.d2  # noqa: F401  # isort: skip
 import torch
 import yaml
 
+from mask_former.d2.build.image_models import backbone_and_weights
 from mask_former.d2.checkpoint import average_weights
 from mask_former.d2.data.preparing import replacing, telling_errors
 from mask_former.d2.errors import InputError
@@ -239,12 +240,13 @@ def tasks(release: Release) -> list[str]:
 def description(release: Release) -> str:
     """Data, model and training in a paragraph, and the command."""
     model, solver, data = (release.config[key] for key in ("MODEL", "SOLVER", "DATASETS"))
-    start = f"from `{model['WEIGHTS']}`" if model["WEIGHTS"] else "from random weights"
+    backbone, weights = backbone_and_weights(model)
+    start = f"from `{weights}`" if weights else "from random weights"
     count = f"{sum(tensor.numel() for tensor in release.model.values()):,}"
     length = "" if release.iterations is None else f" {release.iterations:,} iterations of"
     return (
         f"A model for {' and '.join(tasks(release))} segmentation ({model['META_ARCHITECTURE']}, "
-        f"{model['SEM_SEG_HEAD']['NAME']}, {model['BACKBONE']['NAME']}; {count} numbers), trained "
+        f"{model['SEM_SEG_HEAD']['NAME']}, {backbone}; {count} numbers), trained "
         f"{start} on `{', '.join(data['TRAIN'])}` with{length} {solver['IMS_PER_BATCH']} pictures "
         f"by mask_former {release.record.version}:\n\n"
         f"```\n./train_net.py --config-file {CONFIG}\n```"

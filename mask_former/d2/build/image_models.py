@@ -24,6 +24,24 @@ _logger = logging.getLogger(__name__)
 _KEY = "MODEL.IMAGE_MODEL"
 
 
+def backbone_and_weights(model: Mapping[str, Any]) -> tuple[str, str]:
+    """What people call a backbone, and the file of the weights that a training starts from.
+
+    Args:
+        model: the section MODEL of a configuration.
+
+    Returns:
+        The name, and the file; empty where all weights are random.
+    """
+    name = model["BACKBONE"]["NAME"].removeprefix("build_").removesuffix("_backbone")
+    if name in ("timm", "torchvision"):
+        image_model = model["IMAGE_MODEL"]
+        return f"{image_model['NAME']} of {name}", model["WEIGHTS"] or image_model["WEIGHTS"]
+    if name.startswith("resnet"):
+        name = f"{name}, depth {model['RESNETS']['DEPTH']}"
+    return name, model["WEIGHTS"]
+
+
 class ImageModelBackbone(Backbone):
     """A network that gives features, with what Detectron2 asks of a backbone."""
 

@@ -17,6 +17,8 @@ from detectron2.utils.events import EventWriter, get_event_storage
 from tabulate import tabulate
 from torch import nn
 
+from ..build.image_models import backbone_and_weights
+
 _LIBRARIES = ("detectron2", "fvcore")
 _OURS = __name__.partition(".")[0]
 _LONGEST_TABLE = 40  # rows; more classes go side by side
@@ -93,9 +95,10 @@ def summary(cfg: CfgNode, model: nn.Module, num_pictures: int | None, first: int
     epochs = f", {seen / num_pictures:,.1f} epochs" if num_pictures else ""
     start = f", from iteration {first:,}" if first else ""
     processes = f" over {world} processes" if world > 1 else ""
+    backbone, weights = backbone_and_weights(cfg.MODEL)
     rows = [
-        ("model", f"{cfg.MODEL.META_ARCHITECTURE} on {_backbone(cfg)}, {parameters(model)}"),
-        ("weights", cfg.MODEL.WEIGHTS or "none, from scratch"),
+        ("model", f"{cfg.MODEL.META_ARCHITECTURE} on {backbone}, {parameters(model)}"),
+        ("weights", weights or "none, from scratch"),
         ("training data", ", ".join(cfg.DATASETS.TRAIN) + pictures),
         ("test data", ", ".join(cfg.DATASETS.TEST) or "none"),
         ("batch", f"{solver.IMS_PER_BATCH} pictures{processes}"),
@@ -105,11 +108,6 @@ def summary(cfg: CfgNode, model: nn.Module, num_pictures: int | None, first: int
         ("output", f"{cfg.OUTPUT_DIR}; log.txt has everything"),
     ]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
-
-
-def _backbone(cfg: CfgNode) -> str:
-    name = cfg.MODEL.BACKBONE.NAME.removeprefix("build_").removesuffix("_backbone")
-    return f"{name}, depth {cfg.MODEL.RESNETS.DEPTH}" if name.startswith("resnet") else name
 
 
 def _device(cfg: CfgNode) -> str:

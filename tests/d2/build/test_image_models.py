@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from mask_former.d2.build.image_models import ImageModelBackbone
+from mask_former.d2.build.image_models import ImageModelBackbone, backbone_and_weights
 from mask_former.d2.build.model import build_model
 from mask_former.d2.errors import InputError
 from tests.d2.tiny_models import make_cfg, sample
@@ -186,3 +186,23 @@ def test_what_timm_has_not_is_told(name, told):
     pytest.importorskip("timm")
     with pytest.raises(InputError, match=told):
         build({**TIMM, NAME: name})
+
+
+@pytest.mark.parametrize(
+    ("options", "backbone", "weights"),
+    [
+        ({}, "tiny_resnet", ""),
+        ({"MODEL.WEIGHTS": "a.pth", WEIGHTS: "b.pth"}, "tiny_resnet", "a.pth"),
+        ({**TORCHVISION, NAME: "mobilenet_v2"}, "mobilenet_v2 of torchvision", ""),
+        ({**TIMM, NAME: "x", WEIGHTS: "b.pth"}, "x of timm", "b.pth"),
+        ({**TIMM, NAME: "x", WEIGHTS: "b.pth", "MODEL.WEIGHTS": "a"}, "x of timm", "a"),
+        ({WEIGHTS: "b.pth"}, "tiny_resnet", ""),
+        (
+            {"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone", "MODEL.RESNETS.DEPTH": 101},
+            "resnet_deeplab, depth 101",
+            "",
+        ),
+    ],
+)
+def test_what_people_call_it(options, backbone, weights):
+    assert backbone_and_weights(make_cfg(options).MODEL) == (backbone, weights)
