@@ -9,6 +9,7 @@ prints the table of what there is.
 
 import argparse
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -38,23 +39,35 @@ class Run:
 
     name: str
     folder: Path
+    config: str
     options: list[str]
 
     def results(self) -> dict[str, float]:
-        """By metric, of the evaluation after the last iteration; empty where there was none yet."""
+        """By metric, of the evaluation after the last iteration; empty where there was none yet.
+
+        Raises:
+            InputError: the folder is that of other settings.
+        """
+        if self._record.is_file() and self._record.read_text(encoding="utf-8") != self._settings:
+            raise InputError(
+                f"{self.folder} was trained with other settings, {self._record} says which; take "
+                "it away, or name another folder"
+            )
         if not (self.folder / "model_final.pth").is_file():
             return {}
         lines = json_lines(self.folder / "metrics.json")
         return {metric: value for line in lines for metric, value in line.items()}
 
-    def train(self, config: str) -> None:
+    def train(self) -> None:
         """From the start, or from where it was interrupted."""
         begun = ["--resume"] if (self.folder / "last_checkpoint").is_file() else []
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(ROOT / config)]
+        self._record.write_text(self._settings, encoding="utf-8")
+        config = ["--config-file", str(ROOT / self.config)]
+        command = [sys.executable, str(ROOT / "train_net.py"), *config, *begun]
         with open(self.folder / "terminal.txt", "a", encoding="utf-8") as log:
             code = subprocess.run(
-                [*command, *begun, "OUTPUT_DIR", str(self.folder), *self.options],
+                [*command, "OUTPUT_DIR", str(self.folder), *self.options],
                 stdout=log,
                 stderr=subprocess.STDOUT,
             ).returncode
@@ -63,6 +76,14 @@ class Run:
                 f"{self.name} ended with exit code {code}; {log.name} says why, and the same "
                 "command goes on from there"
             )
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / "settings.txt"
+
+    @property
+    def _settings(self) -> str:
+        return shlex.join([self.config, *self.options]) + "\n"
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -94,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for run in runs.values():
         if not args.print and not run.results():
             print(f"{run.name}, in {run.folder}", flush=True)
-            run.train(table["config"])
+            run.train()
     results = {key: run.results() for key, run in runs.items()}
     print(format_table(rows, table["columns"], seeds, results))
 
@@ -103,7 +124,7 @@ def read_table(path: str) -> dict[str, Any]:
     """The parts of a file, each there and of its kind.
 
     Raises:
-        InputError: one is missing, unknown or of another kind.
+        InputError: one is missing, unknown or of another kind, or two rows are not told apart.
     """
     table = read_yaml(path, "table of experiments").content
     for part, kind in PARTS.items():
@@ -113,6 +134,8 @@ def read_table(path: str) -> dict[str, Any]:
         raise InputError(
             f"{path} has the unknown parts {sorted(unknown)}; known: {', '.join(PARTS)}"
         )
+    if len({folder_of(name) for name in table["rows"]}) < len(table["rows"]):
+        raise InputError(f"two rows of {path} would have one folder; give them other names")
     return table
 
 
@@ -120,8 +143,13 @@ def make_run(args: argparse.Namespace, table: dict[str, Any], name: str, seed: i
     """The training of a row with a seed; what the row says counts before the settings of all."""
     settings = {"SEED": seed, **table["settings"], **table["rows"][name]}
     options = [str(part) for setting in settings.items() for part in setting]
-    folder = args.output.resolve() / re.sub(r"[^\w+.-]+", "_", name) / f"seed{seed}"
-    return Run(f"{name}, seed {seed}", folder, [*options, *args.opts])
+    folder = args.output.resolve() / folder_of(name) / f"seed{seed}"
+    return Run(f"{name}, seed {seed}", folder, table["config"], [*options, *args.opts])
+
+
+def folder_of(name: str) -> str:
+    """A row's name without what a path cannot have or a shell would take apart."""
+    return re.sub(r"[^\w+.-]+", "_", name)
 
 
 def format_table(
