@@ -27,7 +27,7 @@ except ImportError as error:
     sys.exit(f'error: the page needs Flask ({error}); install it with: pip install -e ".[web]"')
 from detectron2.utils.logger import setup_logger
 from PIL import Image
-from viewing import Model, View, glow
+from viewing import INSTANCE_SCORE, Model, View, glow
 
 from mask_former.d2.commands.arguments import add_opts_argument
 from mask_former.d2.commands.importing import add_import_argument, import_code
@@ -51,10 +51,9 @@ def parse_view(model: Model) -> View:
     task = request.args.get("task", model.tasks[0])
     if task not in model.tasks:
         raise InputError(f"task is {task!r}; this model can do {', '.join(model.tasks)}")
-    defaults = model.describe()
 
-    def number(key: str) -> float:
-        text = request.args.get(key, defaults[key])
+    def number(key: str, default: float) -> float:
+        text = request.args.get(key, default)
         try:
             value = float(text)
         except ValueError:
@@ -63,14 +62,19 @@ def parse_view(model: Model) -> View:
             raise InputError(f"{key} is {text!r}; give a number from 0 to 1")
         return value
 
-    thresholds = Thresholds(number("object_mask"), number("overlap"))
+    options = model.options
+    thresholds = Thresholds(
+        number("object_mask", options.object_mask_threshold),
+        number("overlap", options.overlap_threshold),
+    )
+    score = number("score", INSTANCE_SCORE)
     classes = request.args.get("classes")
     if classes is None:
-        return View(task, thresholds, number("score"), None)
+        return View(task, thresholds, score, None)
     given = [text for text in classes.split(",") if text]
     if not all(text.isdecimal() and int(text) < len(model.names) for text in given):
         raise InputError(f"classes is {classes!r}; give ids from 0 to {len(model.names) - 1}")
-    return View(task, thresholds, number("score"), frozenset(map(int, given)))
+    return View(task, thresholds, score, frozenset(map(int, given)))
 
 
 def create_app(model: Model) -> Flask:
@@ -95,8 +99,7 @@ def create_app(model: Model) -> Flask:
             raise InputError("no picture has come; give one as the form's field 'picture'")
         with model.lock:
             key = model.take(Path(file.filename or "picture").name, BytesIO(file.read()))
-            height, width = model.get(key).size
-        return jsonify(key=key, height=height, width=width)
+        return jsonify(key=key)
 
     @app.get("/pictures/<key>/report")
     def report(key: str) -> Response:

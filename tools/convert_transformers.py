@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mask_former.d2.build.model import build_model
 from mask_former.d2.checkpoint import MaskFormerCheckpointer
+from mask_former.d2.commands.importing import add_import_argument, import_code
 from mask_former.d2.config import load_config
 from mask_former.d2.data.preparing import replacing, telling_errors
 from mask_former.d2.errors import InputError
@@ -319,6 +320,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     target.add_argument(
         "--config-file", metavar="FILE", help="YAML; default: that of the checkpoint"
     )
+    add_import_argument(target)
     return parser.parse_args(argv)
 
 
@@ -329,6 +331,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.direction == "from":
             convert_from(args.input, args.output, args.trust_weights)
         else:
+            import_code(args.imports)
             convert_to(args.input, args.config_file, args.output)
     print(f"wrote {', '.join(sorted(str(path) for path in args.output.iterdir()))}")
 

@@ -18,12 +18,15 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data.transforms import Resize
 from PIL import Image
 
 from mask_former.d2.commands.arguments import add_opts_argument
+from mask_former.d2.commands.importing import add_import_argument, import_code
+from mask_former.d2.data.pairing import PICTURE_EXTENSIONS
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.errors import InputError
-from mask_former.d2.export.checking import POINTS, Resized, compare, evaluate
+from mask_former.d2.export.checking import POINTS, compare, evaluate
 from mask_former.d2.export.formats import SUFFIXES, Request, check_packages, load_exported, write
 from mask_former.d2.export.graph import TASK_KEYS, ExportedModel, default_task
 from mask_former.d2.export.quantization import quantize
@@ -31,7 +34,6 @@ from mask_former.d2.predictor import Predictor, load_predictor
 from mask_former.d2.visualization.regions import class_metadata
 from mask_former.runtime import Information, read_picture
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 DRAWN = ((97, 131), (160, 120))
 """Heights and widths of the pictures that are drawn where none are given."""
 
@@ -65,6 +67,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--pictures", nargs="+", default=[], metavar="FILE", help="to compare on; default: drawn")
     add("--calibrate", type=Path, metavar="FOLDER", help="of pictures, for --precision int8")
     add("--evaluate", metavar="DATASET", help="compare mIoU, PQ or AP on this data set too")
+    add_import_argument(parser)
     add_opts_argument(parser)
     args = parser.parse_args(argv)
     if args.raw and (args.task or args.evaluate):
@@ -83,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with telling_errors():
         check_packages(args.format)
+        import_code(args.imports)
         export(args)
 
 
@@ -129,7 +133,7 @@ def load_model(args: argparse.Namespace) -> tuple[Predictor, str]:
     opts += ["MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT", "scores"]  # which are compared
     predictor = load_predictor(args.config_file, args.weights, opts)
     if args.size:
-        predictor.aug = Resized((args.size[0], args.size[1]))
+        predictor.aug = Resize(args.size)
     return predictor, "raw" if args.raw else args.task or default_task(predictor.cfg)
 
 
@@ -170,11 +174,11 @@ def pictures_of(folder: Path) -> list[Path]:
     Raises:
         InputError: there are none.
     """
-    files = [path for path in folder.glob("*") if path.suffix.lower() in PICTURES]
+    files = [path for path in folder.glob("*") if path.suffix.lower() in PICTURE_EXTENSIONS]
     if not files:
         raise InputError(
-            f"{folder} has no pictures ({', '.join(PICTURES)}); give a folder with some dozens of "
-            "the kind that the model will see"
+            f"{folder} has no pictures ({', '.join(PICTURE_EXTENSIONS)}); give a folder with some "
+            "dozens of the kind that the model will see"
         )
     return sorted(files)
 

@@ -31,7 +31,8 @@ try:
     import mask_former.d2  # noqa: F401  # isort: skip
 except ImportError as error:
     sys.exit(f"error: {error}")
-from mask_former.d2.commands.arguments import add_opts_argument
+from mask_former.d2.commands.arguments import add_opts_argument, positive, share
+from mask_former.d2.commands.importing import add_import_argument
 from mask_former.d2.data.preparing import telling_errors
 from mask_former.d2.prediction.journal import WHOLE, Part
 from mask_former.d2.prediction.running import Summary, merge, predict
@@ -53,12 +54,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--config-file", type=home, metavar="FILE", help="YAML, for weights that carry none")
     add("--format", nargs="+", choices=FORMATS, default=["label"], help="default: label")
     add("--gallery", action="store_true", help="write gallery.html: a page of thumbnails to search")
-    add("--min-score", type=float, default=0.5, metavar="0..1", help="of instances; default: 0.5")
-    add("--batch-size", type=_positive, default=1, metavar="N", help="pictures at once; default: 1")
+    add("--min-score", type=share, default=0.5, metavar="0..1", help="of instances; default: 0.5")
+    add("--batch-size", type=positive, default=1, metavar="N", help="pictures at once; default: 1")
     workers = min(8, os.cpu_count() or 1)
     add(
         "--workers",
-        type=_positive,
+        type=positive,
         default=workers,
         metavar="N",
         help=f"threads that read, and as many that write; default: {workers}",
@@ -74,13 +75,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--ray",
         nargs="?",
-        type=_positive,
+        type=positive,
         const=0,
         metavar="ACTORS",
         help="work on the cluster of "
         "RAY_ADDRESS, else with several processes; default: an actor for each GPU",
     )
     add("--merge", type=home, metavar="OUTPUT", help="put the parts of --shard together")
+    add_import_argument(parser)
     add_opts_argument(parser)
     args = parser.parse_args(argv)
     if (args.merge is None) == (args.output is None) or (args.merge and args.weights):
@@ -88,12 +90,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.ray is not None and args.shard != WHOLE:
         parser.error("--ray divides the list by itself; leave out --shard")
     return args
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
-    return int(text)
 
 
 def _part(text: str) -> Part:
@@ -119,6 +115,7 @@ def run(args: argparse.Namespace) -> Summary:
         min_score=args.min_score,
         batch_size=args.batch_size,
         workers=args.workers,
+        imports=args.imports,
     )
     if args.ray is None:
         return predict(job, args.input, args.shard)

@@ -97,8 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with telling_errors():
         import_code(args.imports)
-        first, second = args.config_file or args.weights, args.weights if args.config_file else None
-        predictor = load_predictor(first, second, args.opts)
+        predictor = load_predictor(args.config_file, args.weights, args.opts)
         names = class_metadata(predictor.cfg).stuff_classes
         of_data = args.data is not None
         found = pictures_of_data(args.data, len(names)) if of_data else pictures_below(args.input)

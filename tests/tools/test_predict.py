@@ -44,6 +44,7 @@ def test_shards_and_merge(tool, tiny_weights, photos, tmp_path):  # noqa: F811
         (["w", "i", "o", "--shard", "4/4"], "'4/4' is not I/N with I from 0 to N-1"),
         (["w", "i", "o", "--ray", "--shard", "0/4"], "--ray divides the list by itself"),
         (["w", "i", "o", "--workers", "0"], "'0' is not a whole number >= 1"),
+        (["w", "i", "o", "--min-score", "50"], "'50' is not a number from 0 to 1"),
         (["w", "i", "o", "--format", "jpg"], "invalid choice: 'jpg'"),
     ],
 )

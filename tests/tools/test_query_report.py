@@ -59,7 +59,9 @@ def test_of_a_data_set(tool, weights, data, tmp_path, monkeypatch, capsys):
     assert re.search(r"one of 3 pictures, which have up to (\d+) true segments", told)
     written = page.read_text()
     assert "<h2>Places</h2>" in written
-    for name in re.findall(r"(sky|grass|water|disc|square|triangle|star) \d+%", told):
+    names = re.findall(r"(sky|grass|water|disc|square|triangle|star) \d+%", told)
+    assert names
+    for name in names:
         assert name in written
     assert "http" not in written.replace("http-equiv", "")
 

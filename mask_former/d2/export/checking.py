@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
 from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import BitMasks, Instances
 from torch import nn
@@ -97,18 +96,6 @@ class Report(NamedTuple):
             )
 
 
-class Resized(T.Augmentation):
-    """Pictures to one size, whatever their own is."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = size
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        """The resizing."""
-        return T.ResizeTransform(*image.shape[:2], *self.size)
-
-
 def compare(
     predictor: Predictor, model: Model, pictures: Sequence[np.ndarray], task: str
 ) -> Report:
@@ -134,11 +121,10 @@ def compare(
 
 
 def _compare_one(predictor: Predictor, model: Model, picture: np.ndarray, task: str) -> Report:
-    graph = ExportedModel(predictor.model, task)
-
     def eager() -> Any:
         if task != "raw":
             return predictor(picture[:, :, ::-1])
+        graph = ExportedModel(predictor.model, task)
         with torch.no_grad():
             return graph(torch.from_numpy(model.feed(picture)["image"]), *picture.shape[:2])
 

@@ -1,6 +1,5 @@
 """Static quantisation to int8 by ONNX Runtime, calibrated on pictures."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,23 +24,18 @@ def quantize(source: Path, target: Path, model: Model, pictures: Sequence[Path])
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    graph = onnx.load(source)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        # ONNX Runtime infers shapes first, and wants a file.
-        prepared = Path(folder) / "prepared.onnx"
-        onnx.save(graph, prepared)
-        quantize_static(
-            str(prepared),
-            str(target),
-            _Reader(model, pictures),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-            nodes_to_exclude=products_of_activations(graph),
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            activation_type=QuantType.QUInt8,
-            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-        )
+    quantize_static(
+        str(source),  # whose shapes it infers first
+        str(target),
+        _Reader(model, pictures),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        nodes_to_exclude=products_of_activations(onnx.load(source)),
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        activation_type=QuantType.QUInt8,
+        extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+    )
 
 
 def products_of_activations(graph: Any) -> list[str]:

@@ -19,10 +19,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ..data.pairing import PICTURE_EXTENSIONS
 from ..data.reading import decode_picture, read_picture
 from ..errors import InputError
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+PICTURES = {*PICTURE_EXTENSIONS, ".gif"}
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 ARCHIVES = {".tar"}
 LISTS = {".txt", ".lst", ".list"}

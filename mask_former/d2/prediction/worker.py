@@ -12,6 +12,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from PIL import Image
 
+from ..commands.importing import import_code
 from ..errors import InputError
 from ..predictor import Predictor, Sample, predict_batched
 from ..run.files import replacing
@@ -47,6 +48,8 @@ class Job(NamedTuple):
     """Pictures that go through the model together, at most."""
     workers: int = 2
     """Threads that read, and as many that write."""
+    imports: Sequence[str] = ()
+    """Modules and files with what the configuration names of the user's own."""
 
     def configuration(self) -> CfgNode:
         """The model's, without results that nobody will see.
@@ -54,6 +57,7 @@ class Job(NamedTuple):
         Raises:
             InputError: a file or a key is bad, or the model does not give what is to be written.
         """
+        import_code(self.imports)  # also where an actor of Ray begins
         labels = ["MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT", "labels"]
         opts = ["MODEL.WEIGHTS", self.weights, *labels, *self.opts]
         cfg = load_trained_config(self.config_file, opts)

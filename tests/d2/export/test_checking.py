@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.data.transforms import Resize
 
 from mask_former.d2.build.model import build_model
 from mask_former.d2.errors import InputError
@@ -10,7 +11,6 @@ from mask_former.d2.export.checking import (
     Found,
     Region,
     Report,
-    Resized,
     agreement,
     as_result,
     compare,
@@ -141,7 +141,7 @@ def test_another_model_is_found_out(sides):
 def test_points_on_a_data_set(sides, images, tmp_path):
     cfg = tiny_cfg(tmp_path)
     predictor, model = sides("semantic", cfg)
-    predictor.aug = Resized((32, 64))
+    predictor.aug = Resize((32, 64))
     model.info = model.info._replace(size=[32, 64])
     (points,) = evaluate(cfg, predictor, model, "camvid_sem_seg_val").values()
     assert points[0] == pytest.approx(points[1])

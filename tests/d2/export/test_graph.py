@@ -88,6 +88,8 @@ def test_half_a_network_gives_a_whole_result(make):
     model, batch = make({}), images()
     expected = ExportedModel(model, "raw").eval()(batch, *OUTPUT)
     found = ExportedModel(model, "raw", half=True).eval()(batch, *OUTPUT)
+    network = [*model.backbone.parameters(), *model.sem_seg_head.parameters()]
+    assert {x.dtype for x in network} == {torch.float16}
     assert {x.dtype for x in found} == {torch.float32}
     for a, b in zip(found, expected, strict=True):
         assert (a - b).abs().max() < 0.05 * b.abs().max()
