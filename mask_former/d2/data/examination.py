@@ -34,11 +34,11 @@ Record = dict[str, Any]
 * ``picture``: ``size`` (height and width as displayed), ``kind`` of file, ``orientation`` (EXIF),
   ``hash`` of the pixels, ``flat`` (whether it has one colour); missing if it cannot be read.
 * ``labels``: missing without labels that can be read. Of a label map ``values``, pairs of a value
-  and its pixels. Else ``segments``, triples of a class, its pixels and whether it is a crowd. And
+  and its pixels; ``between``, the same of pixels between a lower and a higher neighbour. Else ``segments``, triples of a class, its pixels and whether it is a crowd. And
   ``size``: the number of pixels.
 """
 
-_FORMAT = 1  # to be raised when a record changes
+_FORMAT = 2  # to be raised when a record changes
 _MOST_VALUES = 4096  # that a label map has; one with more is a picture
 _CHANNELS = {"1": "1 bit", "P": "palette of 8 bits", "L": "8 bits", "F": "32 bits, floating point"}
 _LABELS = {"sem_seg_file_name", "pan_seg_file_name", "annotations"}
@@ -155,6 +155,9 @@ def _examine_label_map(record: Record, sample: Sample, image: np.ndarray | None)
         return
     pairs = zip(found.tolist(), counts.tolist(), strict=True)
     record["labels"] = {"values": list(pairs), "size": values.size}
+    if len(found) > 2 and not _in_colors(sample):
+        between = _count(values[_is_between(values)])
+        record["labels"]["between"] = [*zip(*(each.tolist() for each in between), strict=True)]
 
 
 def _compare_sizes(record: Record, sample: Sample, values: np.ndarray, image: np.ndarray) -> None:
@@ -171,11 +174,21 @@ def _compare_sizes(record: Record, sample: Sample, values: np.ndarray, image: np
 
 def _count(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values that occur and the pixels of each."""
-    if values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 65535):
+    if values.dtype.itemsize > 2 and values.size and (values.min() < 0 or values.max() > 65535):
         return np.unique(values, return_counts=True)
     counts = np.bincount(values.ravel())
     found = np.flatnonzero(counts)
     return found, counts[found]
+
+
+def _is_between(values: np.ndarray) -> np.ndarray:
+    """Whether each of the values [H, W] lies between those left and right, or above and below."""
+    found = np.zeros(values.shape, bool)
+    for is_between, turned in ((found, values), (found.T, values.T)):
+        before, here, after = turned[:, :-2], turned[:, 1:-1], turned[:, 2:]
+        rises, falls = (before < here) & (here < after), (before > here) & (here > after)
+        is_between[:, 1:-1] |= rises | falls
+    return found
 
 
 def _examine_panoptic_map(record: Record, work: Work, image: np.ndarray | None) -> None:

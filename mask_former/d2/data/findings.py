@@ -1,6 +1,6 @@
 """What is wrong with a data set whose files have been read, and how to mend it."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from .reading import listed, unpack_color
 _EXAMPLES = 5
 _SMALL = 32  # pixels of the shorter side
 _LARGE = 4096 * 4096  # pixels
+_EDGES = 0.8  # share of the pixels of a class that is no more than an edge between others
 
 
 class _Kind(NamedTuple):
@@ -86,6 +87,16 @@ _KINDS = {
         "training sets in which one class alone is ever supervised",
         "nothing can be learnt from it: of masks of 0 and 255, list 255 among the values of a "
         "class instead of `ignore`; if only objects are labelled, set `background: class`",
+    ),
+    "smoothed": _Kind(
+        True,
+        "classes that are edges alone, as in label maps that were smoothed when they were resized",
+        "resize label maps to the nearest value, or list these values in `ignore`",
+    ),
+    "nothing": _Kind(
+        True,
+        "training sets in which nothing is supervised: all is ignored, or a crowd",
+        "take values out of `ignore`, or name a split with labels that can be learnt",
     ),
     "exif": _Kind(
         False,
@@ -176,7 +187,8 @@ def find_faults(splits: Sequence[ReadSplit], counted: Sequence[SplitSurvey]) -> 
         for kind, sentence in _of_split(split):
             told[kind].add(sentence)
     description = splits[0].row.description
-    for kind, sentence in (*_twice(splits), *_of_classes(description, counted)):
+    of_all = (*_twice(splits), *_smoothed(splits), *_of_classes(description, counted))
+    for kind, sentence in of_all:
         told[kind].add(sentence)
     findings = [
         Finding(kind, is_error, what, len(told[kind]), _some(told[kind]), remedy)
@@ -238,6 +250,28 @@ def _twice(splits: Sequence[ReadSplit]) -> Iterator[tuple[str, str]]:
             yield "twice", ", ".join(f"{file} ({name})" for name, file in sorted(files.items()))
 
 
+def _smoothed(splits: Sequence[ReadSplit]) -> Iterator[tuple[str, str]]:
+    """Classes nearly all of whose pixels have a lower label on one side and a higher on the other.
+
+    One may be thin by nature; of several, interpolation has made them.
+    """
+    description = splits[0].row.description
+    label_of = labels_of_values(description)
+    pixels: dict[str, Counter[int | None]] = {"values": Counter(), "between": Counter()}
+    for record in (record for split in splits for record in split.records):
+        for key, counter in pixels.items():
+            for value, count in record.get("labels", {}).get(key, ()):
+                counter[label_of(value)] += count
+    shares = {
+        i: pixels["between"][i] / pixels["values"][i]
+        for i in range(len(description.classes))
+        if pixels["values"][i]
+    }
+    found = [i for i, share in shares.items() if share > _EDGES]
+    for i in found if len(found) > 1 else ():
+        yield "smoothed", f"{description.classes[i].name}: {shares[i]:.0%} of its pixels"
+
+
 def _of_classes(
     description: Description, counted: Sequence[SplitSurvey]
 ) -> Iterator[tuple[str, str]]:
@@ -248,6 +282,8 @@ def _of_classes(
         if is_training and description.task == "semantic" and len(seen) == 1:
             name = description.classes[seen[0]].name
             yield "one_class", f"{split.name}: {name!r} in {split.labelled} label maps"
+        if is_training and not seen:
+            yield "nothing", f"{split.name}: {split.labelled} pictures"
     for index in _unseen(labelled):
         yield "never", description.classes[index].name
 

@@ -26,12 +26,23 @@ class Pair(NamedTuple):
 
 
 def walk(folder: str, extensions: tuple[str, ...]) -> Iterator[str]:
-    """Paths of files below a folder, relative to it, of these extensions in any case."""
+    """Paths of files below a folder, relative to it, of these extensions in any case.
+
+    Links are followed, but for one that leads back to a folder that it lies in.
+    """
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        inner = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in inner if not _leads_back(os.path.join(parent, name))]
         for name in names:
             if name.lower().endswith(extensions) and not name.startswith("."):
                 yield os.path.relpath(os.path.join(parent, name), folder)
+
+
+def _leads_back(path: str) -> bool:
+    target = os.path.realpath(path)
+    return os.path.islink(path) and f"{os.path.realpath(os.path.dirname(path))}/".startswith(
+        f"{target}/"
+    )
 
 
 def pictures(

@@ -26,6 +26,7 @@ MEMORY = "survey.jsonl"
 _SHOWN = 12
 _FEW = 100 * 10**6  # bytes that are read about as fast as other processes start
 _NOT_DRAWN = ("size", "exif_stored")
+_OF_FORM = (KeyError, TypeError, AttributeError)  # what loaders raise that take a form for granted
 
 
 class Shown(NamedTuple):
@@ -81,9 +82,11 @@ def survey(description: Description, output: str, workers: int | None = None) ->
     records = iter(_examine_all(works, output, workers))
     read = [split._replace(records=[next(records) for _ in split.samples]) for split in gathered]
     counted = tuple(count_split(split) for split in read)
-    return Survey(
-        description, counted, tuple(find_faults(read, counted)), tuple(_choose(read, counted))
-    )
+    findings = find_faults(read, counted)
+    if not any(finding.is_error for finding in findings):
+        read = [_with_refusal(split) for split in read]
+        findings = find_faults(read, counted)
+    return Survey(description, counted, tuple(findings), tuple(_choose(read, counted)))
 
 
 def _gather(row: DescribedSet) -> ReadSplit:
@@ -110,10 +113,22 @@ def _load(row: DescribedSet) -> list[Sample]:
     """
     try:
         return row.load()
-    except (KeyError, TypeError, AttributeError, AssertionError):
-        if row.split.json is not None:
+    except (InputError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        is_of_form = not isinstance(error, InputError) or isinstance(error.__cause__, _OF_FORM)
+        if row.split.json is not None and is_of_form:
             _check_json(row, row.description.path(row.split.json))
         raise
+
+
+def _with_refusal(split: ReadSplit) -> ReadSplit:
+    """Adds what training or evaluation would refuse in a JSON that nothing else is wrong with."""
+    row = split.row
+    try:
+        if row.split.json is not None:
+            _check_json(row, row.description.path(row.split.json))
+    except InputError as error:
+        return split._replace(problems=[*split.problems, ("split", str(error))])
+    return split
 
 
 def _check_json(row: DescribedSet, file: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from ..data.pairing import PICTURE_EXTENSIONS, walk
 from ..data.reading import naming, picture_size
 from ..errors import InputError
 from ..run.files import replacing
+from .folders import named_role
 
 _YOLO_KEYS = (b"names", b"train")
 _SPLIT = re.compile(r"train|val|test|dev", re.IGNORECASE)
@@ -31,45 +32,61 @@ class Annotations(NamedTuple):
     classes: list[dict[str, Any]]
 
 
-def find_annotations(folder: str) -> list[Annotations]:
-    """The JSON files of a folder that have COCO's keys.
+def find_annotations(folder: str) -> tuple[list[Annotations], list[str]]:
+    """The JSON files of a folder that have COCO's keys, and notes about those that are left out.
 
     Panoptic ones alone if there are any; those of keypoints, which repeat the people of others,
     only if there are no others.
 
     Raises:
-        InputError: the pictures or PNGs of one lie nowhere in the folder.
+        InputError: the pictures or PNGs of one lie nowhere in the folder, or it lacks a table.
     """
     files: dict[str, list[str]] = {}
     found: list[Annotations] = []
     with_keypoints: list[Annotations] = []
+    notes: list[str] = []
     for path in sorted(walk(folder, (".json",))):
-        with naming(os.path.join(folder, path), "JSON"):
-            content = json.loads(Path(folder, path).read_text(encoding="utf-8-sig"))
-        if not isinstance(content, dict) or not {"annotations", "categories"} <= content.keys():
+        file = os.path.join(folder, path)
+        with naming(file, "JSON"):
+            content = json.loads(Path(file).read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict) or "annotations" not in content:
+            continue
+        if lacking := [key for key in ("images", "categories") if not content.get(key)]:
+            if _has_masks(content["annotations"]):  # PNGs would pass for semantic label maps
+                raise InputError(
+                    f"{file} has annotations, but no {' and no '.join(lacking)}, as COCO's formats "
+                    "have; add what is missing, or take the file away"
+                )
+            continue
+        if not content["annotations"]:
+            notes.append(f"{path} has no annotations and is left out")
             continue
         files = files or _folders_by_name(folder)
-        with naming(os.path.join(folder, path), "JSON"):
+        with naming(file, "JSON"):
             annotations = _annotations(folder, path, content, files)
             has_keypoints = any("keypoints" in category for category in content["categories"])
-        if annotations is not None:
-            (with_keypoints if has_keypoints else found).append(annotations)
+        (with_keypoints if has_keypoints else found).append(annotations)
     panoptic = [each for each in found if each.panoptic is not None]
-    return panoptic or found or with_keypoints
+    return panoptic or found or with_keypoints, notes
+
+
+def _has_masks(entries: Any) -> bool:
+    entry = entries[0] if isinstance(entries, list) and entries else None
+    return isinstance(entry, dict) and not {"segments_info", "segmentation"}.isdisjoint(entry)
 
 
 def _annotations(
     folder: str, path: str, content: dict[str, Any], files: dict[str, list[str]]
-) -> Annotations | None:
+) -> Annotations:
     entries = content["annotations"]
-    if not entries or not content.get("images"):
-        return None
     match = _SPLIT.search(Path(path).stem) or _SPLIT.search(path)
     split = match[0].lower() if match else Path(path).stem
-    images = _folder_of(folder, path, content["images"][0]["file_name"], split, files)
+    names = [image["file_name"] for image in content["images"]]
+    images = _folder_of(folder, path, names, split, files)
     classes = content["categories"]
     if "segments_info" in entries[0]:
-        png = _folder_of(folder, path, entries[0]["file_name"], "panoptic", files)
+        names = [entry["file_name"] for entry in entries]
+        png = _folder_of(folder, path, names, split, files, of_labels=True)
         return Annotations(split, path, images, png, _classes(classes, things=False))
     if any("segmentation" in entry for entry in entries):
         return Annotations(split, path, images, None, _classes(classes, things=True))
@@ -100,21 +117,40 @@ def _folders_by_name(folder: str) -> dict[str, list[str]]:
 
 
 def _folder_of(
-    folder: str, path: str, file_name: str, hint: str, files: dict[str, list[str]]
+    folder: str,
+    path: str,
+    names: list[str],
+    split: str,
+    files: dict[str, list[str]],
+    of_labels: bool = False,
 ) -> str:
-    """The folder below which a file of the JSON lies; where several do, the one like the hint."""
-    below = os.path.dirname(file_name)
-    possible = [
-        parent[: len(parent) - len(below)].rstrip("/") or "."
-        for parent in files.get(os.path.basename(file_name), ())
-        if parent.endswith(below)
-    ]
-    if not possible:
+    """The folder below which the files of a JSON lie.
+
+    Where several have files of these names, as 1.png is in each split, it is the one whose path
+    says so, and then the one that lacks the fewest.
+    """
+    have = Counter(each for name in names for each in set(_folders_with(name, files)))
+    if not have:
         raise InputError(
-            f"{os.path.join(folder, path)} names {file_name}, which lies nowhere in {folder}; put "
+            f"{os.path.join(folder, path)} names {names[0]}, which lies nowhere in {folder}; put "
             "the pictures there"
         )
-    return min(possible, key=lambda each: (hint not in each.lower(), each))
+
+    def rank(each: str) -> tuple[bool, bool, int, str]:
+        says_labels = "panoptic" in each.lower() or named_role(f"{each}/") == "labels"
+        return says_labels != of_labels, split not in each.lower(), -have[each], each
+
+    return min(have, key=rank)
+
+
+def _folders_with(name: str, files: dict[str, list[str]]) -> list[str]:
+    """The folders below which a file of that name lies; the name may begin with folders."""
+    below = os.path.dirname(name)
+    return [
+        parent[: len(parent) - len(below)].rstrip("/") or "."
+        for parent in files.get(os.path.basename(name), ())
+        if parent.endswith(below)
+    ]
 
 
 def convert_yolo(folder: str, output: str) -> tuple[list[Annotations], str] | None:

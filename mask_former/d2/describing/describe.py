@@ -118,6 +118,11 @@ def _description_file(folder: str, output: str, request: Request) -> tuple[str, 
     file = Path(output, "dataset.yaml")
     with replacing(file) as stream:
         stream.write(description_text(recognized).encode())
+    try:
+        read_description(str(file))
+    except InputError as error:
+        file.unlink()  # or it would be taken for the user's when the data are mended
+        raise InputError(InputError.sentence(error).replace(str(file), folder)) from error
     return str(file), [*notes, *recognized.notes]
 
 

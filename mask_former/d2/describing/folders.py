@@ -7,7 +7,8 @@ import re
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-from ..data.pairing import LABEL_EXTENSIONS, PICTURE_EXTENSIONS, walk
+from ..data.pairing import LABEL_EXTENSIONS, LOSSY_EXTENSIONS, PICTURE_EXTENSIONS, walk
+from ..errors import InputError
 
 _ROLES = {
     "images": "image images img imgs jpegimages leftimg8bit rgb photo photos picture pictures",
@@ -57,6 +58,8 @@ class Found(NamedTuple):
     label_suffix: str
     is_regular: bool
     """Whether the two folders and the suffixes alone give the pairs; else a list must."""
+    orphans: list[str]
+    """Label maps without a picture."""
 
 
 def find_splits(folder: str) -> dict[str, Found]:
@@ -80,12 +83,45 @@ def find_splits(folder: str) -> dict[str, Found]:
     return {split: found for split, found in splits.items() if found.pairs} if is_labelled else {}
 
 
+def why_not_paired(folder: str) -> str:
+    """What is wrong with a folder that has pictures and label maps, by the names of their folders.
+
+    Returns:
+        The end of a sentence that begins with the folder; empty if it has none of the one kind.
+    """
+    found: dict[str, list[str]] = {role: [] for role in _ROLES}
+    for path in sorted(walk(folder, PICTURE_EXTENSIONS)):
+        if role := named_role(path):
+            found[role].append(path)
+    images, labels = found["images"], found["labels"]
+    if not (images and labels):
+        return ""
+    if all(path.lower().endswith(LOSSY_EXTENSIONS) for path in labels):
+        return (
+            f"label maps such as {labels[0]}, whose format changes values; write them anew as PNG"
+        )
+    return (
+        f"{len(images)} pictures such as {images[0]} and {len(labels)} label maps such as "
+        f"{labels[0]}, but no label map has the name of a picture; rename them, with the same "
+        "folders (train, val) below both"
+    )
+
+
 def named_split(path: str) -> str:
     """The split that the folders of a path name; empty: none does."""
+    return _named(path, "split")
+
+
+def named_role(path: str) -> str:
+    """``"images"`` or ``"labels"``, as the folders of a path say; empty: none does."""
+    return _named(path, "role")
+
+
+def _named(path: str, kind: str) -> str:
     found = ""
     for part in os.path.dirname(path).split(os.sep):
         meanings = dict(_WORDS[word] for word in _words(part) if word in _WORDS)
-        found = meanings.get("split", found)
+        found = meanings.get(kind, found)
     return found
 
 
@@ -124,15 +160,24 @@ def _file(folder: str, path: str) -> File:
 
 def _listed_splits(folder: str) -> dict[str, str]:
     """The split of each stem that a text file lists, as VOC's ``Segmentation/train.txt`` does."""
-    found = {}
-    for path in walk(folder, (".txt",)):
+    found: dict[str, str] = {}
+    listing: dict[tuple[str, str], str] = {}
+    for path in sorted(walk(folder, (".txt",))):
         split = _WORDS.get(os.path.splitext(os.path.basename(path))[0].lower(), ("", ""))
         if split[0] != "split":
             continue
         with open(os.path.join(folder, path), encoding="utf-8", errors="replace") as file:
             for line in file:
-                if words := line.split():
-                    found[os.path.splitext(os.path.basename(words[0]))[0]] = split[1]
+                if not (words := line.split()):
+                    continue
+                stem = os.path.splitext(os.path.basename(words[0]))[0]
+                first = listing.setdefault((os.path.dirname(path), stem), path)
+                if first != path and "train" in (found[stem], split[1]) and found[stem] != split[1]:
+                    raise InputError(
+                        f"{first} and {path} of {folder} both list {stem}; what is trained on "
+                        "tells nothing when it is evaluated: take it out of one"
+                    )
+                found[stem] = split[1]  # of several folders, as VOC has them, the last
     return found
 
 
@@ -265,4 +310,5 @@ def _paired(images: list[File], labels: list[File], image_suffix: str, label_suf
     )
     roots = [str(next(iter(f), "")).rstrip(os.sep) or "." for f in (image_roots, label_roots)]
     roots = roots if is_regular else [".", "."]
-    return Found(pairs, roots[0], roots[1], image_suffix, label_suffix, is_regular)
+    orphans = [label.path for stem, label in sorted(maps.items()) if stem not in pictures]
+    return Found(pairs, roots[0], roots[1], image_suffix, label_suffix, is_regular, orphans)

@@ -6,7 +6,7 @@ import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..run.files import replacing
 from .coco import Annotations, convert_yolo, find_annotations
 from .conversion import convert
-from .folders import Found, find_splits, lie_among_pictures
+from .folders import Found, find_splits, lie_among_pictures, why_not_paired
 from .foreign import Foreign, Kind, find_foreign
 from .values import Names, find_names, name_classes, published_names, scan
 
@@ -72,8 +72,9 @@ def recognize(
         found, file = yolo
         note = f"YOLO's polygons of {file} are written as COCO's instances below {output}"
         return _from_annotations(folder, output, found, [note])
-    if found := find_annotations(folder):
-        return _from_annotations(folder, output, found, [])
+    found, notes = find_annotations(folder)
+    if found:
+        return _from_annotations(folder, output, found, notes)
     splits = find_splits(folder)
     foreign = find_foreign(folder, is_needed=not splits)
     if foreign is not None and _explains(foreign, splits):
@@ -81,6 +82,8 @@ def recognize(
     if splits:
         known = find_names(folder, names)
         return _from_pairs(folder, output, splits, ignore, known, workers)
+    if fault := why_not_paired(folder):
+        raise InputError(f"{folder} has {fault}")
     raise InputError(f"nothing that is known lies in {folder}; known are {_FORMATS}")
 
 
@@ -156,8 +159,10 @@ def _from_pairs(
     content.update(classes=named.classes, ignore=named.ignore)
     splits = {s: _split_paths(s, found[s], output) for s in sorted(found, key=_SPLITS.index) if s}
     labelled = [s for s, each in found.items() if s != "test" and any(p[1] for p in each.pairs)]
-    if not {"train", "val"} <= set(labelled):
-        pairs = [pair for split in labelled or ["test"] for pair in found[split].pairs]
+    drawn = [] if {"train", "val"} <= set(labelled) else labelled or ["test"]
+    notes += _left_out(found, drawn)
+    if drawn:
+        pairs = [pair for split in drawn for pair in found[split].pairs]
         splits = {**splits, **_drawn_splits(folder, pairs, output)}
         notes.append(
             "the folder does not say what to train and what to validate on: "
@@ -166,6 +171,23 @@ def _from_pairs(
         )
     ordered = {split: splits[split] for split in _SPLITS if split in splits}
     return Recognized({**content, "splits": ordered}, notes)
+
+
+def _left_out(found: dict[str, Found], drawn: Sequence[str]) -> Iterator[str]:
+    """What the lists of splits do not name, so that no survey can tell of it."""
+    listed = [each for s, each in found.items() if s in drawn or (s and not each.is_regular)]
+    listed = [each for each in listed if any(label for _, label in each.pairs)]
+    of_none = found[""].pairs if "" in found and "" not in drawn else []
+    for what, paths in (
+        (
+            "pictures have no label map",
+            [i for each in listed for i, label in each.pairs if not label],
+        ),
+        ("label maps have no picture", [label for each in listed for label in each.orphans]),
+        ("pictures are in no split", [image for image, _ in of_none]),
+    ):
+        if paths:
+            yield f"{len(paths)} {what} and are left out, such as {paths[0]}"
 
 
 def _split_paths(split: str, found: Found, output: str) -> dict[str, str]:
@@ -185,7 +207,11 @@ def _drawn_splits(
     labelled = [(image, labels) for image, labels in pairs if labels is not None]
     train, val = _draw([os.path.join(folder, image) for image, _ in labelled])
     if not train:
-        raise InputError(f"{folder} has one picture with labels; two are needed, to train and test")
+        same = f", all the same as {labelled[0][0]}" if len(labelled) > 1 else ""
+        raise InputError(
+            f"of the {len(pairs)} pictures of {folder}, {len(labelled)} have a label map{same}; "
+            "two different ones are needed, to train and test"
+        )
     parts = {"train": train, "val": val}
     return {
         split: {

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..data.pairing import PICTURE_EXTENSIONS
+from ..data.pairing import PICTURE_EXTENSIONS, walk
 from ..data.reading import decode_picture, read_picture
 from ..errors import InputError
 
@@ -65,7 +65,8 @@ def find_items(source: str) -> list[Item]:
     source = os.path.expanduser(source)
     files: Iterable[tuple[str, str]]
     if os.path.isdir(source):
-        files = _files_below(source)
+        found = walk(source, (*PICTURES, *VIDEOS, *ARCHIVES))
+        files = [(PurePath(path).as_posix(), os.path.join(source, path)) for path in found]
     elif os.path.isfile(source) and Path(source).suffix.lower() in LISTS:
         lines = Path(source).read_text(encoding="utf-8").splitlines()
         files = [(_safe(line), line) for line in map(str.strip, lines) if line]
@@ -101,17 +102,6 @@ def readers(items: Sequence[Item]) -> Iterator[Reader]:
         else:
             video = _Video(file, [item.frame or 0 for item in wanted])
             yield from (partial(video.read, item.frame or 0) for item in wanted)
-
-
-def _files_below(folder: str) -> Iterator[tuple[str, str]]:
-    """Names and paths of the files of a folder that have a known suffix and are not hidden."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            known = Path(name).suffix.lower() in PICTURES | VIDEOS | ARCHIVES
-            if known and not name.startswith("."):
-                path = os.path.join(parent, name)
-                yield PurePath(os.path.relpath(path, folder)).as_posix(), path
 
 
 def _safe(path: str) -> str:

@@ -1,6 +1,7 @@
 """What is wrong with a data set is told, with the files and the remedy."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,22 @@ def test_exif_rotation(pairs, save, surveyed, as_stored):
     assert not found.has_errors
     assert found.splits[1].heights == Spread(64, 64, 96)
     assert found.splits[1].classes[0] == ClassCount(4096, 2, 2)
+
+
+def test_label_maps_that_were_smoothed(save, surveyed):
+    """One thin class between two others may be so; several are made by interpolation."""
+    thin = blocks(0, 13)
+    thin[:, 48] = 1
+    write_pairs(save, {"train/a": thin, "val/b": blocks(0, 1, 13)})
+    assert "smoothed" not in kinds(surveyed())
+    small = Image.fromarray(blocks(0, 250, 0, size=(32, 48)))
+    for name in ("train/a", "val/b"):
+        save(f"labels/{name}.png", small.resize((96, 64), Image.Resampling.BILINEAR))
+    found = surveyed(classes=[f"c{value}" for value in range(251)], ignore=None)
+    finding = the(found, "smoothed")
+    assert (finding.is_error, finding.number) == (True, 2)
+    assert finding.examples == ("c188: 100% of its pixels", "c63: 100% of its pixels")
+    assert "smoothed" not in kinds(surveyed(classes=["c0", "c250"], background="ignore"))
 
 
 def test_exif_that_size_does_not_tell(pairs, save, surveyed):
@@ -301,3 +318,35 @@ def test_a_json_of_another_form(save, surveyed, tmp_path, content):
     found = surveyed(**PANOPTIC)
     assert kinds(found)["split"] == 1
     assert str(tmp_path / "pan.json") in the(found, "split").examples[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "sentence"),
+    [
+        ("images", "height", None, r"entry 0 of images in .* has the height None and the width"),
+        ("annotations", "id", None, r"annotation 0 \(id None\) of .* has the id None; mend it"),
+        ("annotations", "category_id", 9.0, r"annotation 0 .* has the category_id 9\.0; mend it"),
+        ("annotations", "area", "1", r"annotation 0 .* has the area '1'; give a number"),
+    ],
+)
+def test_what_training_would_refuse_in_a_json(
+    save, surveyed, tmp_path, table, key, value, sentence
+):
+    write_instances(save, tmp_path, square(0, 32))
+    content = json.loads((tmp_path / "inst.json").read_text())
+    content[table][0][key] = value
+    if value is None:
+        del content[table][0][key]
+        sentence = sentence.replace("the id None", "no id")
+    (tmp_path / "inst.json").write_text(json.dumps(content))
+    finding = the(surveyed(**INSTANCES), "split")
+    assert finding.is_error
+    assert re.search(sentence, finding.examples[0])
+
+
+def test_nothing_to_learn(pairs, save, surveyed, tmp_path):
+    write_instances(save, tmp_path, square(0, 32), crowd=1)
+    assert the(surveyed(**INSTANCES), "nothing").examples == ("s_train: 1 pictures",)
+    for name in "ab":
+        save(f"labels/train/{name}.png", blocks(255))
+    assert the(surveyed(), "nothing").is_error

@@ -105,6 +105,16 @@ def test_errors_leave_no_configuration(streets, tmp_path):
     assert found.survey.has_errors
 
 
+def test_a_description_that_is_refused_does_not_stay(streets, tmp_path):
+    """Else it would hold when the names are mended."""
+    (streets / "classes.txt").write_text("sky\nsky\n")
+    with pytest.raises(InputError, match=r"^\S*/streets: the name sky stands more than once"):
+        described(streets, tmp_path / "out")
+    assert not (tmp_path / "out" / "dataset.yaml").exists()
+    (streets / "classes.txt").write_text("sky\nroad\n")
+    assert described(streets, tmp_path / "out").config is not None
+
+
 def test_weights_that_cannot_be_had(streets, tmp_path):
     opts = ["MODEL.WEIGHTS", str(tmp_path / "nowhere.pkl")]
     found = described(streets, tmp_path / "out", from_scratch=False, opts=opts)

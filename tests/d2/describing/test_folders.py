@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mask_former.d2.describing.folders import Found, find_splits
+from mask_former.d2.errors import InputError
 
 N = ("", "")
 
@@ -50,7 +51,7 @@ def test_layouts(folder, names, split, expected):
     (found,) = find_splits(str(folder)).items()
 
     assert found[0] == split
-    assert found[1][1:] == (*expected, True)
+    assert found[1][1:6] == (*expected, True)
     assert all(labels is not None for _, labels in found[1].pairs)
 
 
@@ -76,6 +77,7 @@ def test_folders_that_no_two_names_describe_need_a_list(folder):
             [("sea/images/a.jpg", "sea/labels/a.png"), ("town/images/a.jpg", "town/labels/a.png")],
             *(".", ".", "", ""),
             is_regular=False,
+            orphans=[],
         )
     }
 
@@ -92,6 +94,17 @@ def test_splits_from_lists(folder):
     assert splits["train"].pairs == [("JPEGImages/a.jpg", "SegmentationClass/a.png")]
     assert splits["val"].pairs == [("JPEGImages/b.jpg", "SegmentationClass/b.png")]
     assert not splits["train"].is_regular
+
+
+def test_a_name_in_two_lists(folder):
+    touch(folder, "JPEGImages/a.jpg", "SegmentationClass/a.png")
+    for task, split in (("Main", "train"), ("Segmentation", "val"), ("Segmentation", "test")):
+        touch(folder, f"ImageSets/{task}/{split}.txt")
+        (folder / f"ImageSets/{task}/{split}.txt").write_text("a\n")
+    assert list(find_splits(str(folder))) == ["val"]  # the last of the last folder
+    (folder / "ImageSets/Segmentation/train.txt").write_text("a\n")
+    with pytest.raises(InputError, match=r"test\.txt and .*train\.txt of .* both list a; what is"):
+        find_splits(str(folder))
 
 
 def test_no_label_map_at_all(folder):

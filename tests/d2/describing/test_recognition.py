@@ -180,7 +180,9 @@ def test_same_pictures_stay_in_one_split(folder, output, write):
         write("images/x.jpg")
         (folder / "images/x.jpg").rename(folder / f"images/{stem}.jpg")
         write(f"masks/{stem}.png", values=[0, 1])
-    with pytest.raises(InputError, match=r"has one picture with labels; two are needed"):
+    with pytest.raises(
+        InputError, match=r"6 have a label map, all the same as images/a.jpg; two different"
+    ):
         described(folder, output)
 
 
@@ -214,6 +216,63 @@ def test_coco_panoptic(folder, output, write):
     assert instances.gt_classes.tolist() == [0]
     assert instances.gt_masks.sum() == 768
     assert any("there is no split val: train is evaluated instead" in n for n in found.notes)
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_numbered_files_of_two_splits(folder, output, write, is_complete):
+    """Each JSON has the files of its own split, though the other's have the same names."""
+    for split, names in (("train", "ab"), ("val", "ab")):
+        for name in names:
+            write(f"images/{split}/{name}.png")
+            write(f"panoptic/{split}/{name}.png", values=[[1, 0, 0]])
+        coco(folder, f"panoptic_{split}.json", panoptic=True)
+        content = json.loads((folder / f"panoptic_{split}.json").read_text())
+        for key in ("images", "annotations"):
+            content[key] = [{**content[key][0], "file_name": f"{name}.png"} for name in names]
+        (folder / f"panoptic_{split}.json").write_text(json.dumps(content))
+    if not is_complete:
+        (folder / "panoptic/train/a.png").unlink()
+    description, _ = described(folder, output)
+    assert [(s.images, s.panoptic) for s in description.splits] == [
+        ("images/train", "panoptic/train"),
+        ("images/val", "panoptic/val"),
+    ]
+
+
+def test_files_of_a_json_without_a_split(folder, output, write):
+    """They lie where most of them are."""
+    write("old/a.jpg", "photos/a.jpg", "photos/b.jpg")
+    coco(folder, "all.json", panoptic=False)
+    content = json.loads((folder / "all.json").read_text())
+    content["images"] += [{**content["images"][0], "id": 5, "file_name": "b.jpg"}]
+    (folder / "all.json").write_text(json.dumps(content))
+    description, _ = described(folder, output)
+    assert description.splits[0].images == "photos"
+
+
+@pytest.mark.parametrize("key", ["categories", "images"])
+@pytest.mark.parametrize("value", [None, []])
+def test_annotations_without_a_table(folder, output, write, key, value):
+    """The PNGs would pass for semantic label maps, whose classes are the numbers of segments."""
+    write("images/train/a.jpg")
+    write("panoptic/train/a.png", values=[[1, 0, 0]])
+    coco(folder, "panoptic_train.json", panoptic=True)
+    content = {**json.loads((folder / "panoptic_train.json").read_text()), key: value}
+    content = {k: v for k, v in content.items() if v is not None}
+    (folder / "panoptic_train.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"train.json has annotations, but no {key}, as COCO's"):
+        described(folder, output)
+
+
+def test_a_json_without_annotations_is_told(folder, output, write):
+    write("train/a.jpg", "val/a.jpg")
+    for split in ("train", "val"):
+        coco(folder, f"{split}.json", panoptic=False)
+    content = json.loads((folder / "val.json").read_text())
+    (folder / "val.json").write_text(json.dumps({**content, "annotations": []}))
+    description, found = described(folder, output)
+    assert [split.json for split in description.splits] == ["train.json"]
+    assert "val.json has no annotations and is left out" in found.notes
 
 
 def test_coco_instances(folder, output, write):
@@ -445,6 +504,42 @@ def test_boxes_are_refused(folder, output, write):
 def test_pictures_of_a_json_that_lie_nowhere(folder, output):
     coco(folder, "annotations/x.json", panoptic=False)
     with pytest.raises(InputError, match=r"x.json names a.jpg, which lies nowhere in"):
+        described(folder, output)
+
+
+def test_what_a_list_does_not_name_is_told(folder, output, write):
+    """Of folders the survey tells; the lists name pairs alone."""
+    write(*(f"images/{name}.jpg" for name in "abcd"))
+    for name in "abx":
+        write(f"labels/{name}.png", values=[0, 1])
+    _, found = described(folder, output)
+    assert "2 pictures have no label map and are left out, such as images/c.jpg" in found.notes
+    assert "1 label maps have no picture and are left out, such as labels/x.png" in found.notes
+    for split in ("train", "val"):
+        write(f"{split}/images/{split}.jpg")
+        write(f"{split}/labels/{split}.png", values=[0, 1])
+    _, found = described(folder, output)
+    assert "4 pictures are in no split and are left out, such as images/a.jpg" in found.notes
+    assert not any("no label map" in note for note in found.notes)
+
+
+def test_too_few_pictures_to_divide(folder, output, write):
+    write("images/1.jpg", "images/2.jpg")
+    write("labels/1.png", "labels/002.png", values=[0, 1])
+    with pytest.raises(InputError, match=r"of the 2 pictures of .*, 1 have a label map; two diff"):
+        described(folder, output)
+    (folder / "labels/002.png").rename(folder / "labels/2.png")
+    (folder / "images/2.jpg").write_bytes((folder / "images/1.jpg").read_bytes())
+    with pytest.raises(InputError, match=r"2 have a label map, all the same as images/1\.jpg; two"):
+        described(folder, output)
+
+
+def test_names_that_do_not_match(folder, output, write):
+    write("images/a1.jpg", "images/a2.jpg", "labels/b1.jpg")
+    with pytest.raises(InputError, match=r"has label maps such as labels/b1.jpg, whose format ch"):
+        described(folder, output)
+    write("labels/b1.png", values=[0, 1])
+    with pytest.raises(InputError, match=r"2 pictures such as images/a1.jpg and 2 label maps such"):
         described(folder, output)
 
 
