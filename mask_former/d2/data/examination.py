@@ -34,8 +34,9 @@ Record = dict[str, Any]
 * ``picture``: ``size`` (height and width as displayed), ``kind`` of file, ``orientation`` (EXIF),
   ``hash`` of the pixels, ``flat`` (whether it has one colour); missing if it cannot be read.
 * ``labels``: missing without labels that can be read. Of a label map ``values``, pairs of a value
-  and its pixels; ``between``, the same of pixels between a lower and a higher neighbour. Else ``segments``, triples of a class, its pixels and whether it is a crowd. And
-  ``size``: the number of pixels.
+  and its pixels; ``between``, the same of pixels between a lower and a higher neighbour. Else
+  ``segments``, triples of a class, its pixels and whether it is a crowd. And ``size``: the number
+  of pixels.
 """
 
 _FORMAT = 2  # to be raised when a record changes

@@ -65,8 +65,8 @@ def find_items(source: str) -> list[Item]:
     source = os.path.expanduser(source)
     files: Iterable[tuple[str, str]]
     if os.path.isdir(source):
-        found = walk(source, (*PICTURES, *VIDEOS, *ARCHIVES))
-        files = [(PurePath(path).as_posix(), os.path.join(source, path)) for path in found]
+        below = walk(source, (*PICTURES, *VIDEOS, *ARCHIVES))
+        files = [(PurePath(path).as_posix(), os.path.join(source, path)) for path in below]
     elif os.path.isfile(source) and Path(source).suffix.lower() in LISTS:
         lines = Path(source).read_text(encoding="utf-8").splitlines()
         files = [(_safe(line), line) for line in map(str.strip, lines) if line]
