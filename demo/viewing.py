@@ -15,7 +15,12 @@ from mask_former.d2.data.reading import decode_picture
 from mask_former.d2.errors import InputError
 from mask_former.d2.predictor import Predictor
 from mask_former.d2.visualization.drawing import FastVisualizer, enlarge
-from mask_former.d2.visualization.inspection import Inspection, inspect, inspectable
+from mask_former.d2.visualization.inspection import (
+    Inspection,
+    inspect,
+    inspectable,
+    passed_whole,
+)
 from mask_former.d2.visualization.queries import (
     Explanation,
     Reason,
@@ -188,18 +193,19 @@ class Model:
         }
 
     def note(self, view: View) -> str:
-        """What the thresholds have to do with the result of the task."""
+        """What the thresholds and tiles have to do with the result of the task."""
+        told = [passed_whole(self.options)]
         if view.task == "instance":
-            return (
+            told.append(
                 "Instances are pairs of a query and a class, by score; the two thresholds do not "
                 "matter to them. What follows is what they would do in panoptic inference."
             )
-        if view.task == "semantic" and not self.options.general_semantic:
-            return (
+        elif view.task == "semantic" and not self.options.general_semantic:
+            told.append(
                 "Semantic inference sums class times mask probability over all queries and drops "
                 "none. What follows is what the thresholds would do in general inference."
             )
-        return ""
+        return " ".join(filter(None, told))
 
     def picture(self, held: Held, view: View, kind: str) -> Image.Image:
         """The picture, the overlay, the colours, the label map or, in RGB, regions from 1."""

@@ -137,6 +137,17 @@ def test_instances(client: FlaskClient, key: str) -> None:
     assert [r["score"] for r in few["regions"]] == scores[:2]
 
 
+def test_tiles_are_told_to_be_of_no_account(checkpoint: Path, pictures: list[Path]) -> None:
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.MASK_FORMER.TEST.TILES", "[64, 8]"]
+    model = web.load_model(web.parse_args(["--weights", str(checkpoint), "--opts", *opts]))
+    client = web.create_app(model).test_client()
+    key = give(client, pictures[0].read_bytes(), "a.png").json["key"]
+    for task, told in (("panoptic", ""), ("semantic", "drops none")):
+        note = client.get(f"/pictures/{key}/report", query_string={"task": task}).json["note"]
+        assert note.startswith("MODEL.MASK_FORMER.TEST.TILES is [64, 8], but queries belong to one")
+        assert told in note
+
+
 def test_downloads(client: FlaskClient, key: str, pictures: list[Path]) -> None:
     stem = pictures[0].stem
     for kind in ("label", "color", "overlay"):

@@ -59,6 +59,7 @@ def test_of_a_data_set(tool, weights, data, tmp_path, monkeypatch, capsys):
     assert re.search(r"one of 3 pictures, which have up to (\d+) true segments", told)
     written = page.read_text()
     assert "<h2>Places</h2>" in written
+    assert "TILES" not in told + written
     names = re.findall(r"(sky|grass|water|disc|square|triangle|star) \d+%", told)
     assert names
     for name in names:
@@ -69,9 +70,12 @@ def test_of_a_data_set(tool, weights, data, tmp_path, monkeypatch, capsys):
 def test_of_a_folder(tool, weights, data, tmp_path, capsys):
     folder = data / "shapes" / "images"
     page = tmp_path / "queries.html"
-    tool.main([weights, "--input", str(folder), "--output", str(page), "--limit", "2"])
-    assert re.search(r"became segments in one of 2 pictures;", capsys.readouterr().out)
-    assert page.is_file()
+    tiles = ["--opts", "MODEL.MASK_FORMER.TEST.TILES", "[64, 8]"]
+    tool.main([weights, "--input", str(folder), "--output", str(page), "--limit", "2", *tiles])
+    told = capsys.readouterr().out
+    assert re.search(r"became segments in one of 2 pictures;", told)
+    for text in (told, page.read_text()):
+        assert "TEST.TILES is [64, 8], but queries belong to one pass" in text
 
 
 @pytest.mark.parametrize(

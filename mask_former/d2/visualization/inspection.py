@@ -70,6 +70,17 @@ class Inspection(NamedTuple):
         return picture
 
 
+def passed_whole(options: InferenceOptions) -> str:
+    """A sentence that tells of ``TEST.TILES``, which are of no account here; "" without them."""
+    if not options.tiles[0]:
+        return ""
+    return (
+        f"MODEL.MASK_FORMER.TEST.TILES is {list(options.tiles)}, but queries belong to one pass of "
+        "the network: every picture is looked at whole here, so that the results of pictures "
+        "larger than a tile differ from those of demo/demo.py and tools/predict.py."
+    )
+
+
 def inspectable(predictor: Predictor) -> MaskFormer:
     """The predictor's model, if it is one of queries.
 
@@ -121,7 +132,7 @@ def run_network(
 def inspect(predictor: Predictor, picture: np.ndarray) -> Inspection:
     """Runs the network on a picture [H, W, 3] (BGR, uint8).
 
-    The picture goes through whole, where ``TEST.TILES`` would cut it: queries belong to one pass.
+    The picture goes through whole, where ``TEST.TILES`` would cut it, see ``passed_whole``.
 
     Raises:
         InputError: the model has no queries, or the picture is none.

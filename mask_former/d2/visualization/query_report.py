@@ -29,7 +29,7 @@ _PAGE = """<!DOCTYPE html>
 td:nth-child(5), td:nth-child(6) {{ text-align: left; }}
 </style></head><body>
 <h1>{title}</h1>
-<p><b>{advice}</b></p>
+<p><b>{advice}</b> {note}</p>
 <h2>Segments in a picture</h2>
 <div class="wide">{histogram}</div>
 <h2>Places</h2>
@@ -43,7 +43,9 @@ never have an object are left out.</p>
 """
 
 
-def write_query_report(usage: Usage, names: Sequence[str], title: str, file: Path) -> None:
+def write_query_report(
+    usage: Usage, names: Sequence[str], title: str, file: Path, note: str = ""
+) -> None:
     """Writes the page; it needs no other file and no network.
 
     Args:
@@ -51,6 +53,7 @@ def write_query_report(usage: Usage, names: Sequence[str], title: str, file: Pat
         names: of the K classes.
         title: what was asked about what.
         file: to write.
+        note: what else is to be known.
 
     Raises:
         OSError: the page cannot be written.
@@ -62,6 +65,7 @@ def write_query_report(usage: Usage, names: Sequence[str], title: str, file: Pat
         style=STYLE,
         title=escape(title),
         advice=escape(advice(usage)),
+        note=escape(note),
         histogram=_histogram(usage),
         places="".join(_place(usage, names, query) for query in spoken)
         or "<p>No query had an object in any picture.</p>",
@@ -72,11 +76,17 @@ def write_query_report(usage: Usage, names: Sequence[str], title: str, file: Pat
         temporary.write_text(page, encoding="utf-8")
 
 
-def query_text(usage: Usage, names: Sequence[str], title: str) -> str:
+def query_text(usage: Usage, names: Sequence[str], title: str, note: str = "") -> str:
     """The same for a terminal, without the maps; arguments as :func:`write_query_report`."""
     order = order_by_use(usage)
     rows = [_row(usage, names, query) for query in order[:_LINES]]
-    lines = [title, advice(usage), "", tabulate(rows, _HEADERS, disable_numparse=True)]
+    lines = [
+        title,
+        advice(usage),
+        *filter(None, [note]),
+        "",
+        tabulate(rows, _HEADERS, disable_numparse=True),
+    ]
     if len(order) > _LINES:
         lines.append(f"… and {len(order) - _LINES} more queries, which are used less")
     return "\n".join([*lines, _LEGEND])

@@ -8,7 +8,7 @@ from mask_former.d2.build.model import build_model
 from mask_former.d2.config import load_config
 from mask_former.d2.errors import InputError
 from mask_former.d2.predictor import load_predictor
-from mask_former.d2.visualization.inspection import inspect
+from mask_former.d2.visualization.inspection import inspect, passed_whole
 from mask_former.d2.visualization.queries import Reason, Thresholds
 from tests.small_runs import ROOT
 
@@ -68,6 +68,14 @@ def test_semantic_labels_of_scores_that_are_resized(predictor, picture, inferenc
     labels = inspect(of_semantic, picture).semantic(Thresholds(0.1, 0.3))["sem_seg"]
     assert torch.equal(labels, of_semantic(picture)["sem_seg"].argmax(dim=0))
     assert labels.shape == (60, 90)
+
+
+def test_tiles_are_told_to_be_of_no_account(predictor, picture):
+    tiled = predictor(f"{TEST}.TILES", [32, 8])
+    whole = inspect(tiled, picture)
+    assert torch.equal(whole.masks.rows(0, 60), inspect(predictor(), picture).masks.rows(0, 60))
+    assert passed_whole(tiled.model.inference).startswith("MODEL.MASK_FORMER.TEST.TILES is [32, 8]")
+    assert passed_whole(predictor().model.inference) == ""
 
 
 def test_mask_of_a_query(predictor, picture):
