@@ -30,7 +30,7 @@ from mask_former.d2.data.reading import read_picture
 from mask_former.d2.errors import InputError
 from mask_former.d2.predictor import load_predictor
 from mask_former.d2.query_usage import ask, count
-from mask_former.d2.visualization.inspection import passed_whole
+from mask_former.d2.visualization.inspection import inspectable, passed_whole
 from mask_former.d2.visualization.query_report import query_text, write_query_report
 from mask_former.d2.visualization.regions import class_metadata
 
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         usage = count(answered(), len(names))
         title = f"Queries of {Path(args.weights).name} on {args.data or args.input}"
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        note = passed_whole(predictor.model.inference)
+        note = passed_whole(inspectable(predictor).inference)
         write_query_report(usage, names, title, args.output, note)
     print(query_text(usage, names, title, note))
     print(f"\nWith maps of the places: {args.output}")

@@ -130,7 +130,7 @@ def _compare_one(predictor: Predictor, model: Model, picture: np.ndarray, task: 
 
     expected, *times = (_timed(eager) for _ in range(_REPEATS))
     found, *others = (_timed(lambda: model.tensors(picture)) for _ in range(_REPEATS))
-    report = agreement(_of_eager(expected[0], task), _of_file(found[0], task))
+    report = agreement(_of_eager(expected[0], task), found_in(found[0], task))
     return report._replace(
         eager=min(seconds for _, seconds in times), exported=min(seconds for _, seconds in others)
     )
@@ -230,7 +230,7 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 def _of_eager(result: Any, task: str) -> Found:
     if task == "raw":
-        return _of_file([tensor.numpy() for tensor in result], task)
+        return found_in([tensor.numpy() for tensor in result], task)
     if task == "semantic":
         labels, best_scores = best(result["sem_seg"].cpu()[None])
         return Found(labels[0].numpy(), [best_scores[0].numpy()], [])
@@ -247,7 +247,7 @@ def _of_eager(result: Any, task: str) -> Found:
     )
 
 
-def _of_file(tensors: Sequence[np.ndarray], task: str) -> Found:
+def found_in(tensors: Sequence[np.ndarray], task: str) -> Found:
     if task == "raw":
         return Found(tensors[-1].argmax(axis=1), tensors, [])
     pixels, *columns = (tensor[0] for tensor in tensors)
