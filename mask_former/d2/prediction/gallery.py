@@ -49,9 +49,9 @@ function filter() {
   const part = field("name").value.toLowerCase();
   let seen = 0;
   for (const { figure, name, scores } of figures) {
-    // Of each class the best score; stuff without one always counts.
-    const best = wanted ? [scores[wanted] ?? -1] : Object.values(scores);
-    const fits = best.some(score => score >= least) || (!wanted && least === 0);
+    // Of each class the best score; what has none always counts.
+    const best = !wanted ? Object.values(scores) : wanted in scores ? [scores[wanted]] : [];
+    const fits = best.some(score => (score ?? 1) >= least) || (!wanted && least === 0);
     figure.hidden = !(fits && name.includes(part));
     seen += !figure.hidden;
   }
@@ -59,6 +59,8 @@ function filter() {
   field("count").textContent = `${seen} of ${figures.length} pictures`;
 }
 for (const id of ["class", "score", "name"]) field(id).addEventListener("input", filter);
+const scored = figures.some(({ scores }) => Object.values(scores).some(score => score !== null));
+field("score").parentElement.hidden = !scored;
 filter();
 </script>
 </html>
@@ -90,12 +92,12 @@ def write_gallery(path: Path, folder: Path, rows: Rows, classes: list[dict[str, 
         file.write(_FOOT.encode())
 
 
-def best_scores(row: Row) -> dict[int, float]:
-    """The highest score of each class that a picture has; 1 for classes without scores."""
-    best: dict[int, float] = {}
+def best_scores(row: Row) -> dict[int, float | None]:
+    """The highest score of each class that a picture has; None for classes without scores."""
+    best: dict[int, float | None] = {}
     for region in regions_of(row):
-        number = region["category_id"]
-        best[number] = max(best.get(number, 0.0), region.get("score", 1.0))
+        number, score = region["category_id"], region.get("score")
+        best[number] = score if score is None else max(best.get(number) or 0.0, score)
     return best
 
 
@@ -103,9 +105,9 @@ def _figure(folder: Path, row: Row, classes: list[dict[str, Any]]) -> str:
     content = base64.b64encode((folder / row["files"]["thumbnail"]).read_bytes()).decode()
     scores = best_scores(row)
     captions = []
-    for number, score in sorted(scores.items(), key=lambda item: -item[1]):
+    for number, score in sorted(scores.items(), key=lambda item: -(item[1] or 1.0)):
         color = ",".join(map(str, classes[number]["color"]))
-        text = f"{html.escape(classes[number]['name'])} {score:.2f}"
+        text = html.escape(classes[number]["name"]) + ("" if score is None else f" {score:.2f}")
         captions.append(f'<span><i style="background:rgb({color})"></i>{text}</span>')
     name = html.escape(row["name"])
     return (

@@ -50,8 +50,8 @@ def write(folder, number, name="{}.jpg"):
 
 
 def test_best_scores():
-    assert best_scores({"segments_info": SEGMENTS}) == {0: 1.0, 1: 0.75}
-    assert best_scores({"classes": SEGMENTS[:1]}) == {0: 1.0}
+    assert best_scores({"segments_info": SEGMENTS}) == {0: None, 1: 0.75}
+    assert best_scores({"classes": SEGMENTS[:1]}) == {0: None}
     # Regions of classes, which have no score, would hide those of the instances.
     assert best_scores({"classes": SEGMENTS[:2], "instances": SEGMENTS[2:]}) == {1: 0.5}
     assert best_scores({"classes": SEGMENTS[:2], "instances": []}) == {}
@@ -61,11 +61,13 @@ def test_thumbnails_scores_and_classes(tmp_path):
     page = write(tmp_path, 3)
     figures = page.all("figure")
     assert [figure["data-name"] for figure in figures] == ["0.jpg", "1.jpg", "2.jpg"]
-    assert json.loads(figures[0]["data-scores"]) == {"0": 1.0, "1": 0.75}
+    assert json.loads(figures[0]["data-scores"]) == {"0": None, "1": 0.75}
     content = page.all("img")[0]["src"].removeprefix("data:image/jpeg;base64,")
     assert Image.open(io.BytesIO(base64.b64decode(content))).size == (8, 6)
     assert [option["value"] for option in page.all("option")] == ["", "0", "1"]
     assert not page.all("b")
+    assert "</i>sky</span>" in (tmp_path / "gallery.html").read_text()  # which has no score
+    assert "</i>&lt;b&gt;dog&lt;/b&gt; 0.75</span>" in (tmp_path / "gallery.html").read_text()
     assert not [a for _, a in page.found if "http" in str(a.get("src", a.get("href", "")))]
 
 
