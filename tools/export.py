@@ -132,6 +132,13 @@ def load_model(args: argparse.Namespace) -> tuple[Predictor, str]:
         opts += [f"MODEL.MASK_FORMER.TEST.{TASK_KEYS[args.task]}", "True"]
     opts += ["MODEL.MASK_FORMER.TEST.SEM_SEG_OUTPUT", "scores"]  # which are compared
     predictor = load_predictor(args.config_file, args.weights, opts)
+    options: Any = getattr(predictor.model, "inference", None)
+    if options and options.tiles[0]:
+        print(
+            f"MODEL.MASK_FORMER.TEST.TILES is {list(options.tiles)}, which a file does not do: it "
+            "takes pictures whole, and is compared with the model without tiles"
+        )
+        predictor.model.inference = options._replace(tiles=(0, 0))
     if args.size:
         predictor.aug = Resize(args.size)
     return predictor, "raw" if args.raw else args.task or default_task(predictor.cfg)

@@ -81,12 +81,13 @@ def test_a_checkpoint_runs_without_pytorch(tool: ModuleType, weights, tmp_path: 
     assert Image.open(tmp_path / "overlay.png").size == (101, 70)
 
 
-def test_a_model_that_gives_labels_is_compared_by_its_scores(tool: ModuleType, weights):
+def test_a_model_that_gives_labels_is_compared_by_its_scores(tool: ModuleType, weights, capsys):
     """As load_model has it, whatever the configuration or --opts say."""
     test = f"{MASK_FORMER}.TEST"
     opts = [f"{test}.SEM_SEG_OUTPUT", "labels", f"{test}.PANOPTIC_ON", "False"]
     given = ["m.onnx", "--format", "onnx", "--task", "semantic", *weights[1:], "--opts", *opts]
     predictor, task = tool.load_model(tool.parse_args([weights[0], *given]))
+    assert capsys.readouterr().out == ""
     picture = tool.draw((40, 60))
 
     def tensors(picture):
@@ -96,6 +97,18 @@ def test_a_model_that_gives_labels_is_compared_by_its_scores(tool: ModuleType, w
     model = SimpleNamespace(tensors=tensors)
     report = tool.compare(predictor, model, [picture], task)
     assert (report.difference, report.pixels) == (0.0, 1.0)
+
+
+def test_tiles_are_left_out(tool: ModuleType, weights, capsys):
+    """On both sides, as the file does not cut pictures."""
+    opts = [f"{MASK_FORMER}.TEST.TILES", "[64, 8]"]
+    given = ["m.onnx", "--format", "onnx", *weights[1:], "--opts", *opts]
+    predictor, _ = tool.load_model(tool.parse_args([weights[0], *given]))
+    assert "TEST.TILES is [64, 8], which a file does not do" in capsys.readouterr().out
+    picture = tool.draw((40, 200))
+    plain = load_predictor(weights[2], weights[0], ["MODEL.DEVICE", "cpu"])
+    ids, expected = (side(picture)["panoptic_seg"][0] for side in (predictor, plain))
+    assert torch.equal(ids, expected)
 
 
 @needs_onnx

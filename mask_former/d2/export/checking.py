@@ -248,6 +248,12 @@ def _of_eager(result: Any, task: str) -> Found:
 
 
 def found_in(tensors: Sequence[np.ndarray], task: str) -> Found:
+    """What the tensors of a graph or of its file, a batch of one, have found.
+
+    Args:
+        tensors: those that ``graph.OUTPUTS`` names.
+        task: of the graph.
+    """
     if task == "raw":
         return Found(tensors[-1].argmax(axis=1), tensors, [])
     pixels, *columns = (tensor[0] for tensor in tensors)

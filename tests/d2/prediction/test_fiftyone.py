@@ -26,7 +26,9 @@ def test_boxes_and_masks_of_all_pictures(make_job, photos):
                 expected = coco.annToMask(annotation).astype(bool)
                 left, top = (
                     round(part * side)
-                    for part, side in zip(region.bounding_box, (size.width, size.height))
+                    for part, side in zip(
+                        region.bounding_box, (size.width, size.height), strict=True
+                    )
                 )
                 mask = np.zeros_like(expected)
                 mask[top : top + len(region.mask), left : left + len(region.mask[0])] = region.mask
