@@ -10,7 +10,7 @@ from mask_former.d2.errors import InputError
 from mask_former.d2.export import formats
 from mask_former.d2.export.formats import Request, check_packages, load_exported, write
 from mask_former.d2.export.graph import ExportedModel
-from mask_former.d2.export.quantization import products_of_activations, quantize
+from mask_former.d2.export.quantization import quantize, sensitive
 from mask_former.runtime import Information
 from tests.d2.export.test_graph import KINDS, SEGMENTS, VALID
 from tests.d2.tiny_models import HEAD, MASK_FORMER, SWIN
@@ -102,6 +102,25 @@ def test_every_format(make, tmp_path, format_, task):
     assert model.info.task == task
 
 
+@needs_onnx
+def test_what_is_not_in_int8():
+    """The first convolution, that of channels one by one, and the product without weights."""
+    from onnx import TensorProto, helper
+
+    shapes = {"first": (8, 3, 3, 3), "single": (8, 1, 3, 3), "plain": (8, 8, 1, 1)}
+    nodes = [helper.make_node("Conv", [f"{n}_in", n], [f"{n}_out"], n) for n in shapes]
+    nodes += [
+        helper.make_node("MatMul", ["a", name], [f"{name}_out"], name)
+        for name in ("weighted", "masks")
+    ]
+    weights = [
+        helper.make_tensor(name, TensorProto.FLOAT, shape, np.zeros(shape).ravel())
+        for name, shape in {**shapes, "weighted": (2, 1)}.items()
+    ]
+    graph = helper.make_model(helper.make_graph(nodes, "g", [], [], weights))
+    assert sensitive(graph) == ["first", "single", "masks"]
+
+
 @nightly
 @needs_onnx
 def test_int8(make, tmp_path):
@@ -123,6 +142,6 @@ def test_int8(make, tmp_path):
     ):
         # Random weights have no margins, so that single numbers may be far off.
         assert np.abs(found - expected).mean() < 0.5 * np.abs(expected).mean()
-    assert products_of_activations(onnx.load(tmp_path / "m.onnx"))
+    assert sensitive(onnx.load(tmp_path / "m.onnx"))
     nodes = onnx.load(tmp_path / "q.onnx").graph.node
     assert sum(node.op_type == "QuantizeLinear" for node in nodes) > 10
