@@ -191,7 +191,7 @@ def load(path: str | Path, providers: Sequence[str] = (), threads: int = 0) -> M
         threads: how many may compute; 0: as many as there are cores.
 
     Raises:
-        ValueError: the file was not exported by tools/export.py.
+        ValueError: the file was not exported by `mask_former export`.
     """
     import onnxruntime
 
@@ -203,8 +203,8 @@ def load(path: str | Path, providers: Sequence[str] = (), threads: int = 0) -> M
     metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
     if METADATA_KEY not in metadata:
         raise ValueError(
-            f"{path} has no metadata {METADATA_KEY!r}: it was not exported by tools/export.py of "
-            "mask_former; export it again"
+            f"{path} has no metadata {METADATA_KEY!r}: it was not exported by "
+            "`mask_former export`; export it again"
         )
     taken = {tensor.name for tensor in session.get_inputs()}
 

@@ -1,14 +1,13 @@
-#!/usr/bin/env python
 r"""Counts parameters, FLOPs and activations of a model, or prints its structure.
 
-    python tools/analyze_model.py --config-file configs/ade20k-150/maskformer_R50_bs16_160k.yaml \
+    mask_former analyze --config-file configs/ade20k-150/maskformer_R50_bs16_160k.yaml \
         --tasks parameter flop --use-fixed-input-size
 
 With --use-fixed-input-size the input is one square of zeros, as large as the training crop
 (INPUT.CROP.SIZE), and no data set is needed; without it, the first images of DATASETS.TEST. One
 multiply-add is one FLOP. Counted is what the paper counts, not the short cuts that evaluation
 takes. No number depends on the weights, so none are loaded. In place of --config-file,
-MODEL.WEIGHTS may name a checkpoint of train_net.py, which carries its configuration.
+MODEL.WEIGHTS may name a checkpoint of `mask_former train`, which carries its configuration.
 """
 
 import argparse
@@ -17,8 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
-# First: it says in one sentence what is missing.
-import mask_former.d2  # noqa: F401  # isort: skip
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -34,16 +31,16 @@ from fvcore.nn.jit_handles import get_shape
 from torch import nn
 from tqdm import tqdm
 
-from mask_former.d2.build.model import build_model
-from mask_former.d2.commands.arguments import positive
-from mask_former.d2.commands.importing import add_import_argument, import_code
-from mask_former.d2.data.checks import check_dataset
-from mask_former.d2.data.datasets import register_descriptions
-from mask_former.d2.data.mappers import EvaluationMapper
-from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.errors import InputError
-from mask_former.d2.meta_arch import MaskFormer
-from mask_former.d2.weights.record import load_trained_config
+from ..d2.build.model import build_model
+from ..d2.commands.arguments import positive
+from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.data.checks import check_dataset
+from ..d2.data.datasets import register_descriptions
+from ..d2.data.mappers import EvaluationMapper
+from ..d2.data.preparing import telling_errors
+from ..d2.errors import InputError
+from ..d2.meta_arch import MaskFormer
+from ..d2.weights.record import load_trained_config
 
 GIGA, MEGA = 1e9, 1e6
 ATTENTION = "aten::scaled_dot_product_attention"
@@ -207,7 +204,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         with torch.no_grad():
             for task in args.tasks:
                 TASKS[task](counted if task in ("flop", "activation") else model, inputs)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Converts an ImageNet Swin Transformer of its authors into a backbone file of Detectron2.
 
-    python tools/convert_swin.py swin_tiny_patch4_window7_224.pth swin_tiny_patch4_window7_224.pkl
+    mask_former convert-swin swin_tiny_patch4_window7_224.pth swin_tiny_patch4_window7_224.pkl
 
 The configurations expect swin_tiny_patch4_window7_224.pkl, swin_small_patch4_window7_224.pkl,
 swin_base_patch4_window12_384_22k.pkl and swin_large_patch4_window12_384_22k.pkl in the working
@@ -10,9 +9,9 @@ directory.
 
 from collections.abc import Sequence
 
-from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.errors import InputError
-from mask_former.d2.weights.converting import Weights, convert_file, parse_args
+from ..d2.data.preparing import telling_errors
+from ..d2.errors import InputError
+from ..d2.weights.converting import Weights, convert_file, parse_args
 
 
 def convert(weights: Weights) -> Weights:
@@ -35,7 +34,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     with telling_errors():
         _, converted = convert_file(args, convert, author="third_party")
     print(f"{args.output}: {len(converted)} tensors")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Converts an ImageNet ResNet of torchvision into a backbone file of Detectron2.
 
-    python tools/convert_torchvision.py resnet101-63fe2227.pth R-101.pkl
+    mask_former convert-torchvision resnet101-63fe2227.pth R-101.pkl
 
 The configurations of ResNet-101 expect R-101.pkl in the working directory.
 """
@@ -11,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.errors import InputError
-from mask_former.d2.weights.converting import Weights, convert_file, parse_args
+from ..d2.data.preparing import telling_errors
+from ..d2.errors import InputError
+from ..d2.weights.converting import Weights, convert_file, parse_args
 
 # In this order; each is a pattern and what takes its place.
 RENAMINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
@@ -56,7 +55,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{old} -> {new}")
     leftover = [name for name in converted if name.startswith(CLASSIFIER)]
     print(f"left over, as a backbone has no classifier: {', '.join(leftover) or 'nothing'}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,7 @@
-#!/usr/bin/env python
 """Converts between our checkpoints and MaskFormerForInstanceSegmentation of transformers.
 
-    tools/convert_transformers.py from FOLDER OUTPUT            # config.json and weights of theirs
-    tools/convert_transformers.py to model_final.pth OUTPUT --config-file config.yaml
+    mask_former convert-transformers from FOLDER OUTPUT      # config.json and weights of theirs
+    mask_former convert-transformers to model_final.pth OUTPUT --config-file config.yaml
 
 `from` writes model.pth and config.yaml into the folder OUTPUT, `to` config.json and
 model.safetensors. What the other side has no counterpart for is refused by its name.
@@ -19,15 +18,15 @@ import yaml
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from mask_former.d2.build.model import build_model
-from mask_former.d2.checkpoint import MaskFormerCheckpointer
-from mask_former.d2.commands.importing import add_import_argument, import_code
-from mask_former.d2.config import load_config
-from mask_former.d2.data.preparing import replacing, telling_errors
-from mask_former.d2.errors import InputError
-from mask_former.d2.weights.reading import read_weights
-from mask_former.d2.weights.record import load_trained_config
-from mask_former.d2.weights.transformers_names import from_theirs, to_theirs
+from ..d2.build.model import build_model
+from ..d2.checkpoint import MaskFormerCheckpointer
+from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.config import load_config
+from ..d2.data.preparing import replacing, telling_errors
+from ..d2.errors import InputError
+from ..d2.weights.reading import read_weights
+from ..d2.weights.record import load_trained_config
+from ..d2.weights.transformers_names import from_theirs, to_theirs
 
 DEPTHS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
 """Blocks of the stages of a ResNet."""
@@ -334,7 +333,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             import_code(args.imports)
             convert_to(args.input, args.config_file, args.output)
     print(f"wrote {', '.join(sorted(str(path) for path in args.output.iterdir()))}")
-
-
-if __name__ == "__main__":
-    main()

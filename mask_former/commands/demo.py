@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""Shows what a model sees: ``demo/demo.py --input 'photos/*.jpg' --output FOLDER``."""
+"""Shows what a model sees: ``mask_former demo --input 'photos/*.jpg' --output FOLDER``."""
 
 import argparse
 import glob
@@ -11,33 +10,25 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-# Threads that wait are to sleep: when the cores are busy, those that spin take the time of the one
-# that they wait for. OpenMP reads it when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Before other packages: it says in one sentence what is missing.
-try:
-    import mask_former.d2  # noqa: F401  # isort: skip
-except ImportError as error:
-    sys.exit(f"error: {error}")
 import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
-from outputs import Targets, name_targets
 from PIL import Image
-from predictor import VisualizationDemo
-from video import name_video, open_capture, write_video
 
-from mask_former.d2.commands.arguments import add_opts_argument, share
-from mask_former.d2.commands.importing import add_import_argument, import_code
-from mask_former.d2.data.reading import read_image
-from mask_former.d2.errors import InputError
-from mask_former.d2.visualization.regions import Found
-from mask_former.d2.visualization.saving import SAVERS
-from mask_former.d2.weights.record import load_trained_config, read_record
+from ..d2.commands.arguments import add_opts_argument, share
+from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.configuring.published import configs_folder
+from ..d2.data.reading import read_image
+from ..d2.errors import InputError
+from ..d2.visualization.regions import Found
+from ..d2.visualization.saving import SAVERS
+from ..d2.weights.record import load_trained_config, read_record
+from ..demo.outputs import Targets, name_targets
+from ..demo.predictor import VisualizationDemo
+from ..demo.video import name_video, open_capture, write_video
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs" / "ade20k-150" / "maskformer_R50_bs16_160k.yaml"
+CONFIG = configs_folder() / "ade20k-150" / "maskformer_R50_bs16_160k.yaml"
 WINDOW = "MaskFormer demo"
 ESCAPE = 27
 INSTANCE_SCORE = 0.5
@@ -54,7 +45,7 @@ files: of photo.jpg, --output FOLDER gets, and --output FOLDER/photo.jpg gives t
 A model that gives panoptic segments shows and saves these. Of one that gives classes and instances,
 color and label show the classes. Where instances overlap, color and label show the best.
 """
-_logger = logging.getLogger("mask_former.demo")
+_logger = logging.getLogger(__name__)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -311,7 +302,3 @@ def segment_video(args: argparse.Namespace) -> None:
             if show(frame, milliseconds=1) == ESCAPE:
                 break
     capture.release()
-
-
-if __name__ == "__main__":
-    main()

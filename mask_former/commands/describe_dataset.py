@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 r"""Describes a folder of your own pictures, reads all of it, and fills a configuration.
 
-    python tools/describe_dataset.py FOLDER [--output DIR] [--config-file BASE] [KEY VALUE ...]
+    mask_former describe FOLDER [--output DIR] [--config-file BASE] [KEY VALUE ...]
 
 DIR then holds dataset.yaml (what the data are), config.yaml (how to train on them, each number with
 its reason), and report.html (what the data hold and what is wrong with them). If anything is wrong
@@ -12,21 +11,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-# First: it says in one sentence what is missing.
-import mask_former.d2  # noqa: F401  # isort: skip
-
-from mask_former.d2.commands.arguments import positive
-from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.describing.command import add_arguments, tell
-from mask_former.d2.describing.describe import Request, describe
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+from ..d2.commands.arguments import positive
+from ..d2.data.preparing import telling_errors
+from ..d2.describing.command import add_arguments, tell
+from ..d2.describing.describe import Request, describe
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Describes, and says what is in the data and how to go on."""
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=positive, help="processes that read; default: one a CPU")
     add_arguments(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override the configuration")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Describes, and says what was found and how to go on."""
     name = os.path.basename(os.path.abspath(args.folder))
     request = Request(
         args.folder,
@@ -49,15 +46,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.workers,
         args.format,
     )
-    with telling_errors():
-        described = describe(request, str(CONFIGS))
+    described = describe(request)
     print(tell(described))
     if described.config is None:
         sys.exit(1)
-    print(
-        f"\nTrain: ./train_net.py --config-file {described.config} OUTPUT_DIR {request.output}/run"
-    )
+    run_folder = os.path.join(request.output, "run")
+    print(f"\nTrain: mask_former train --config-file {described.config} OUTPUT_DIR {run_folder}")
 
 
-if __name__ == "__main__":
-    main()
+def main(argv: Sequence[str] | None = None) -> None:
+    """See the module."""
+    with telling_errors():
+        run(parse_args(argv))

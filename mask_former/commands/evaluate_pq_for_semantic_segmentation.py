@@ -1,10 +1,9 @@
-#!/usr/bin/env python
 r"""Panoptic quality of semantic predictions: every class in a picture is one segment.
 
-    python tools/evaluate_pq_for_semantic_segmentation.py --dataset-name ade20k_sem_seg_val \
+    mask_former evaluate-pq --dataset-name ade20k_sem_seg_val \
         --json-file output/inference/sem_seg_predictions.json
 
-The file is the one that an evaluation with train_net.py writes. Only images in it count.
+The file is the one that `mask_former train --eval-only` writes. Only images in it count.
 """
 
 import argparse
@@ -13,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# First: it says in one sentence what is missing.
-import mask_former.d2  # noqa: F401  # isort: skip
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -22,14 +19,14 @@ from pycocotools import mask as mask_util
 from tabulate import tabulate
 from tqdm import tqdm
 
-from mask_former.d2.commands.importing import add_import_argument, import_code
-from mask_former.d2.data.checks import check_dataset
-from mask_former.d2.data.datasets import register_all, register_descriptions
-from mask_former.d2.data.entries import check_segmentation
-from mask_former.d2.data.json_files import read_json
-from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.data.reading import as_displayed, picture_size, read_label_map
-from mask_former.d2.errors import InputError
+from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.data.checks import check_dataset
+from ..d2.data.datasets import register_all, register_descriptions
+from ..d2.data.entries import check_segmentation
+from ..d2.data.json_files import read_json
+from ..d2.data.preparing import telling_errors
+from ..d2.data.reading import as_displayed, picture_size, read_label_map
+from ..d2.errors import InputError
 
 MIN_IOU = 0.5  # a segment is found if its IoU is above this
 MAX_VOID = 0.5  # a prediction with a larger share of void is not held against the model
@@ -309,7 +306,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         counts = evaluate(args.dataset_name, args.json_file)
     print(table(counts.quality()))
     print(f"mIoU: {100 * counts.mean_iou():.1f}")
-
-
-if __name__ == "__main__":
-    main()

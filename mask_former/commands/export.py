@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Writes a trained model as one file that ONNX Runtime, PyTorch or OpenVINO runs by itself.
 
-    tools/export.py model_final.pth model.onnx --format onnx
+    mask_former export model_final.pth model.onnx --format onnx
 
 The file takes a picture's bytes and the size of the result, and gives labels or segments; it is
 compared with the model before it gets its name. mask_former/runtime.py runs it without PyTorch.
@@ -21,18 +20,18 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import Resize
 from PIL import Image
 
-from mask_former.d2.commands.arguments import add_opts_argument
-from mask_former.d2.commands.importing import add_import_argument, import_code
-from mask_former.d2.data.pairing import PICTURE_EXTENSIONS
-from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.errors import InputError
-from mask_former.d2.export.checking import POINTS, compare, evaluate
-from mask_former.d2.export.formats import SUFFIXES, Request, check_packages, load_exported, write
-from mask_former.d2.export.graph import TASK_KEYS, ExportedModel, default_task
-from mask_former.d2.export.quantization import quantize
-from mask_former.d2.predictor import Predictor, load_predictor
-from mask_former.d2.visualization.regions import class_metadata
-from mask_former.runtime import Information, read_picture
+from ..d2.commands.arguments import add_opts_argument
+from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.data.pairing import PICTURE_EXTENSIONS
+from ..d2.data.preparing import telling_errors
+from ..d2.errors import InputError
+from ..d2.export.checking import POINTS, compare, evaluate
+from ..d2.export.formats import SUFFIXES, Request, check_packages, load_exported, write
+from ..d2.export.graph import TASK_KEYS, ExportedModel, default_task
+from ..d2.export.quantization import quantize
+from ..d2.predictor import Predictor, load_predictor
+from ..d2.visualization.regions import class_metadata
+from ..runtime import Information, read_picture
 
 DRAWN = ((97, 131), (160, 120))
 """Heights and widths of the pictures that are drawn where none are given."""
@@ -194,7 +193,3 @@ def draw(size: tuple[int, int]) -> np.ndarray:
     """A picture [H, W, 3] of coarse patches of colour, the same each time."""
     patches = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
     return np.asarray(Image.fromarray(patches).resize(size[::-1], Image.Resampling.BICUBIC))
-
-
-if __name__ == "__main__":
-    main()

@@ -29,7 +29,7 @@ SDIST_FILE = "pb1-detectron2-0.6.tar.gz"
 SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 WHEEL_VERSION = "0.6+maskformer.1"
 # By its path: neither the package nor Detectron2 need be there yet.
-REQUIREMENTS = Path(__file__).parents[1] / "mask_former" / "d2" / "requirements.py"
+REQUIREMENTS = Path(__file__).parents[1] / "d2" / "requirements.py"
 OLDEST_VERSION: tuple[int, ...] = runpy.run_path(str(REQUIREMENTS))["OLDEST_VERSION"]
 PANOPTICAPI = "panopticapi-lite==0.2.0"
 

@@ -1,7 +1,6 @@
-#!/usr/bin/env python
-"""Draws a metric of several runs against the iteration, from what train_net.py has written.
+"""Draws a metric of several runs against the iteration, from what trainings have written.
 
-``python tools/plot_metrics.py --metric sem_seg/mIoU --output curves.png RUN [RUN ...]``; a curve
+``mask_former plot --metric sem_seg/mIoU --output curves.png RUN [RUN ...]``; a curve
 has the name of its folder, with as many folders above it as tell it from the others.
 """
 
@@ -10,11 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# First: it says in one sentence what is missing.
-import mask_former.d2  # noqa: F401  # isort: skip
 from matplotlib.figure import Figure
 
-from mask_former.d2.run.files import json_lines
+from ..d2.run.files import json_lines
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -94,7 +91,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             "suffix such as .png"
         )
     print(args.output)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,8 @@
-#!/usr/bin/env python
 """Segments many pictures: folders, lists, patterns, tar archives and videos, to files.
 
-    python tools/predict.py model_final.pth photos results --format label overlay coco
-    python tools/predict.py model_final.pth 'shards/*.tar' results --shard 3/8    # on 8 machines,
-    python tools/predict.py --merge results                                       # then once
+    mask_former predict model_final.pth photos results --format label overlay coco
+    mask_former predict model_final.pth 'shards/*.tar' results --shard 3/8    # on 8 machines,
+    mask_former predict --merge results                                       # then once
 
 In the folder of the results, of the picture street/1.jpg:
   label     label/street/1.png: class ids, void 255 (16 bits and 65535 with over 255 classes)
@@ -23,20 +22,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-# Threads that wait are to sleep: when the cores are busy, those that spin take the time of the one
-# that they wait for. OpenMP reads it when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Before other packages: it says in one sentence what is missing.
-try:
-    import mask_former.d2  # noqa: F401  # isort: skip
-except ImportError as error:
-    sys.exit(f"error: {error}")
-from mask_former.d2.commands.arguments import add_opts_argument, positive, share
-from mask_former.d2.commands.importing import add_import_argument
-from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.prediction.journal import WHOLE, Part
-from mask_former.d2.prediction.running import Summary, merge, predict
-from mask_former.d2.prediction.worker import FORMATS, Job
+from ..d2.commands.arguments import add_opts_argument, positive, share
+from ..d2.commands.importing import add_import_argument
+from ..d2.data.preparing import telling_errors
+from ..d2.prediction.journal import WHOLE, Part
+from ..d2.prediction.running import Summary, merge, predict
+from ..d2.prediction.worker import FORMATS, Job
 
 _TOLD = 20  # bad pictures that are named at the end; results.jsonl has all
 
@@ -119,7 +110,7 @@ def run(args: argparse.Namespace) -> Summary:
     )
     if args.ray is None:
         return predict(job, args.input, args.shard)
-    from mask_former.d2.prediction.on_ray import ray_rows
+    from ..d2.prediction.on_ray import ray_rows
 
     return predict(job, args.input, rows_of=partial(ray_rows, actors=args.ray))
 
@@ -144,7 +135,3 @@ def main(argv: Sequence[str] | None = None) -> None:
                 [f"{len(done.failures)} of {done.pictures} pictures could not be read:", *told]
             )
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -21,7 +21,6 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +109,7 @@ class Scene(NamedTuple):
 
 def load_categories(count: int) -> list[Category]:
     """The class table that the package registers, too; for more classes, with other things."""
-    table = files("mask_former") / "d2" / "data" / "categories" / "shapes.json"
+    table = Path(__file__).parents[1] / "d2" / "data" / "categories" / "shapes.json"
     registered = [Category(**entry) for entry in json.loads(table.read_text(encoding="utf-8"))]
     if count == len(registered):
         return registered
@@ -389,7 +388,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"cannot write the data set: {error}; choose a folder for --output that can be written"
         ) from error
     print(f"{args.output}: {', '.join(f'{n} {split}' for split, n in counts.items())} images")
-
-
-if __name__ == "__main__":
-    main()

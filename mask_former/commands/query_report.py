@@ -1,8 +1,7 @@
-#!/usr/bin/env python
 """Tells what each query of a model answers for, and whether more or fewer would do.
 
-    python tools/query_report.py output/model_final.pth --data shapes_panoptic_val
-    python tools/query_report.py output/model_final.pth --input photos --output queries.html
+    mask_former queries output/model_final.pth --data shapes_panoptic_val
+    mask_former queries output/model_final.pth --input photos --output queries.html
 
 Classes, places, how often a query has an object, competes for pixels and becomes a segment, over
 the pictures of a data set or a folder. The page, which needs no other file, has a map for each
@@ -15,24 +14,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# First: it says in one sentence what is missing.
-import mask_former.d2  # noqa: F401  # isort: skip
-
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from mask_former.d2.commands.arguments import add_opts_argument, positive
-from mask_former.d2.commands.importing import add_import_argument, import_code
-from mask_former.d2.data.checks import check_dataset
-from mask_former.d2.data.pairing import PICTURE_EXTENSIONS, walk
-from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.data.reading import read_picture
-from mask_former.d2.errors import InputError
-from mask_former.d2.predictor import load_predictor
-from mask_former.d2.query_usage import ask, count
-from mask_former.d2.visualization.inspection import inspectable, passed_whole
-from mask_former.d2.visualization.query_report import query_text, write_query_report
-from mask_former.d2.visualization.regions import class_metadata
+from ..d2.commands.arguments import add_opts_argument, positive
+from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.data.checks import check_dataset
+from ..d2.data.pairing import PICTURE_EXTENSIONS, walk
+from ..d2.data.preparing import telling_errors
+from ..d2.data.reading import read_picture
+from ..d2.errors import InputError
+from ..d2.predictor import load_predictor
+from ..d2.query_usage import ask, count
+from ..d2.visualization.inspection import inspectable, passed_whole
+from ..d2.visualization.query_report import query_text, write_query_report
+from ..d2.visualization.regions import class_metadata
 
 
 class Picture(NamedTuple):
@@ -115,7 +111,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_query_report(usage, names, title, args.output, note)
     print(query_text(usage, names, title, note))
     print(f"\nWith maps of the places: {args.output}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,11 @@
-#!/usr/bin/env python
 """Makes of a training what a model hub takes: weights alone, configuration and model card.
 
-    python tools/release_model.py output/my_run release/my_model --license cc-by-4.0
+    mask_former release output/my_run release/my_model --license cc-by-4.0
 
-RUN is the OUTPUT_DIR of train_net.py, or one of its checkpoints. In OUTPUT there are then
+RUN is the OUTPUT_DIR of a training, or one of its checkpoints. In OUTPUT there are then
 model.safetensors, which carries configuration and classes as a checkpoint does and is loaded as one
-is (MODEL.WEIGHTS, load_predictor, demo.py --weights), config.yaml and README.md. Of paths only the
-last part is kept, and nothing of the machine.
+is (MODEL.WEIGHTS, load_predictor, `mask_former demo --weights`), config.yaml and README.md. Of
+paths only the last part is kept, and nothing of the machine.
 """
 
 import argparse
@@ -16,19 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# First: it says in one sentence what is missing.
-import mask_former.d2  # noqa: F401  # isort: skip
 import torch
 import yaml
 
-from mask_former.d2.build.image_models import backbone_and_weights
-from mask_former.d2.checkpoint import average_weights
-from mask_former.d2.data.preparing import replacing, telling_errors
-from mask_former.d2.errors import InputError
-from mask_former.d2.run.files import json_lines
-from mask_former.d2.weights.reading import RECORD_KEY, read_weights
-from mask_former.d2.weights.record import ModelRecord
-from mask_former.d2.weights.zoo import zoo_config
+from ..d2.build.image_models import backbone_and_weights
+from ..d2.checkpoint import average_weights
+from ..d2.data.preparing import replacing, telling_errors
+from ..d2.errors import InputError
+from ..d2.run.files import json_lines
+from ..d2.weights.reading import RECORD_KEY, read_weights
+from ..d2.weights.record import ModelRecord
+from ..d2.weights.zoo import zoo_config
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
 PUBLIC = "detectron2://"  # addresses that are the same for everybody
@@ -108,7 +105,7 @@ def read_release(file: Path, output: Path, license_id: str | None) -> Release:
     checkpoint = read_weights(str(file))
     if RECORD_KEY not in checkpoint:
         raise InputError(
-            f"{file} does not carry its configuration; `./train_net.py --resume --config-file "
+            f"{file} does not carry its configuration; `mask_former train --resume --config-file "
             f"{file.parent / CONFIG}` saves the model of a run that has ended once more, with it"
         )
     record = ModelRecord.parse(checkpoint[RECORD_KEY], str(file))
@@ -249,14 +246,14 @@ def description(release: Release) -> str:
         f"{model['SEM_SEG_HEAD']['NAME']}, {backbone}; {count} numbers), trained "
         f"{start} on `{', '.join(data['TRAIN'])}` with{length} {solver['IMS_PER_BATCH']} pictures "
         f"by mask_former {release.record.version}:\n\n"
-        f"```\n./train_net.py --config-file {CONFIG}\n```"
+        f"```\nmask_former train --config-file {CONFIG}\n```"
     )
 
 
 def usage() -> str:
     """How the file is used, alone."""
     return (
-        f"```\npython demo/demo.py --weights {WEIGHTS} --input 'photos/*.jpg' --output results\n"
+        f"```\nmask_former demo --weights {WEIGHTS} --input 'photos/*.jpg' --output results\n"
         "```\n\n```python\nimport cv2\nfrom mask_former.d2.predictor import load_predictor\n\n"
         f'predictor = load_predictor("{WEIGHTS}")\n'
         'result = predictor(cv2.imread("photo.jpg"))\n```'
@@ -310,7 +307,3 @@ def licence_lines(release: Release) -> str:
 def last(key: str) -> str:
     """The measure alone, of a key with test set and kind before it."""
     return key.rpartition("/")[2]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,13 @@
-#!/usr/bin/env python
 """From nothing to a picture sheet: draws the data set shapes, trains on it, evaluates and shows.
 
 It makes below ``--output``::
 
-    data/shapes       the data set, by datasets/prepare_shapes.py; kept if it is up to date
-    train             the run of train_net.py: log, metrics, weights
+    data/shapes       the data set, by `mask_former shapes`; kept if it is up to date
+    train             the run of `mask_former train`: log, metrics, weights
     shapes_sheet.png  input, ground truth and prediction of the first held-out images
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,33 +15,26 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-# Threads that wait are to sleep: when the cores are busy, those that spin take the time of the one
-# that they wait for. OpenMP reads it when torch is loaded, here and in train_net.py.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Before other packages: it says in one sentence what is missing.
-try:
-    import mask_former.d2  # noqa: F401  # isort: skip
-except ImportError as error:
-    sys.exit(f"error: {error}")
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from PIL import Image, ImageDraw, ImageFont
-from predictor import VisualizationDemo
 from tabulate import tabulate
 
-from mask_former.d2.config import load_config
-from mask_former.d2.data.annotations import read_panoptic_map
-from mask_former.d2.data.reading import read_image
-from mask_former.d2.visualization.drawing import enlarge
-from mask_former.d2.visualization.tracker import Tracker
+from ..d2.config import load_config
+from ..d2.configuring.published import configs_folder
+from ..d2.data.annotations import read_panoptic_map
+from ..d2.data.reading import read_image
+from ..d2.visualization.drawing import enlarge
+from ..d2.visualization.tracker import Tracker
+from ..demo.predictor import VisualizationDemo
+from . import prepare_shapes
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml"
+CONFIG = configs_folder() / "shapes" / "maskformer_panoptic_tiny.yaml"
+PACKAGE = __name__.partition(".commands")[0]
 ROWS = 6  # pictures on the sheet
 MARGIN = 8  # pixels between pictures
 FONT_SIZE = 30
@@ -62,8 +53,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     folder = Path("output", "shapes_demo")
     add("--output", type=Path, default=folder, help="folder to write; default: %(default)s")
     add("--seed", type=int, default=0, help="of data set and training; default: %(default)s")
-    add("--num-train", help="training images; default: that of prepare_shapes.py")
-    add("--num-val", help="held-out images; default: that of prepare_shapes.py")
+    add("--num-train", help="training images; default: that of `mask_former shapes`")
+    add("--num-val", help="held-out images; default: that of `mask_former shapes`")
     add(
         "opts",
         nargs=argparse.REMAINDER,
@@ -80,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run, sheet = output / "train", output / "shapes_sheet.png"
     sheet.unlink(missing_ok=True)  # an interrupted run must not pass for a finished one
     prepare_data(output / "data" / "shapes", args)
-    os.environ["DETECTRON2_DATASETS"] = str(output / "data")  # for train_net.py, and for us
+    os.environ["DETECTRON2_DATASETS"] = str(output / "data")  # for the training, and for us
     start = time.perf_counter()
     train(run, args)
     seconds = time.perf_counter() - start
@@ -92,41 +83,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare_data(folder: Path, args: argparse.Namespace) -> None:
     """Draws the data set, unless what lies in the folder is what would be drawn."""
-    shapes = load_prepare_shapes()
     counts = {"train": args.num_train, "val": args.num_val}
     given = [f"--num-{split}={count}" for split, count in counts.items() if count is not None]
     command = [f"--output={folder}", f"--seed={args.seed}", *given]
-    wanted = shapes.parse_args(command)
-    num_images = {split: getattr(wanted, f"num_{split}") for split in shapes.SPLITS}
-    record = {"version": shapes.VERSION, "seed": wanted.seed, "num_images": num_images}
+    wanted = prepare_shapes.parse_args(command)
+    num_images = {split: getattr(wanted, f"num_{split}") for split in prepare_shapes.SPLITS}
+    record = {"version": prepare_shapes.VERSION, "seed": wanted.seed, "num_images": num_images}
     path = folder / "shapes.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == record:
         print(f"{folder} is up to date")
     else:
         print(f"Drawing {sum(num_images.values())} images into {folder}", flush=True)
-        shapes.main(command)
-
-
-def load_prepare_shapes() -> ModuleType:
-    """The script of the data set; it belongs to no package."""
-    path = ROOT / "datasets" / "prepare_shapes.py"
-    spec = importlib.util.spec_from_file_location("prepare_shapes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+        prepare_shapes.main(command)
 
 
 def train(run: Path, args: argparse.Namespace) -> None:
-    """Trains and evaluates by train_net.py, which logs to the terminal."""
+    """Trains and evaluates by `mask_former train`, which logs to the terminal."""
     (run / "metrics.json").unlink(missing_ok=True)  # a run would add to it
     command = [
-        sys.executable,
-        str(ROOT / "train_net.py"),
-        "--overwrite",
-        "--config-file",
-        str(CONFIG),
+        *(sys.executable, "-m", PACKAGE, "train"),
+        *("--overwrite", "--config-file", str(CONFIG)),
     ]
     options = ["OUTPUT_DIR", str(run), "SEED", str(args.seed), *args.opts]
     sys.stdout.flush()  # in a pipe, our lines would come after its own
@@ -207,7 +183,3 @@ def lay_out(line: str, rows: list[list[np.ndarray]]) -> Image.Image:
         for i, picture in enumerate(row):
             sheet.paste(Image.fromarray(picture), (MARGIN + i * right, top + j * down))
     return sheet
-
-
-if __name__ == "__main__":
-    main()

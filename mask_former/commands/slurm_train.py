@@ -1,20 +1,17 @@
-#!/usr/bin/env python
-"""Trains on a SLURM cluster: ``tools/slurm_train.py --nodes 2 --gpus 8 -- TRAIN_NET_ARGUMENTS``.
+"""Trains on a SLURM cluster: ``mask_former slurm --nodes 2 --gpus 8 -- TRAIN_NET_ARGUMENTS``.
 
-What stands behind ``--`` goes to ``train_net.py``, in a process for each GPU. A job that is
+What stands behind ``--`` goes to ``mask_former train``, in a process for each GPU. A job that is
 preempted or reaches its time saves after the iteration, is queued again, and goes on by itself.
 """
 
 import argparse
 import os
-import runpy
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from ..__main__ import main as run_command
 
 
 class Training:
@@ -24,7 +21,7 @@ class Training:
         """Keeps the command.
 
         Args:
-            arguments: of ``train_net.py``.
+            arguments: of ``mask_former train``.
         """
         self.arguments = list(arguments)
 
@@ -39,10 +36,8 @@ class Training:
         submitit.helpers.TorchDistributedEnvironment().export(
             set_cuda_visible_devices=False, overwrite=True
         )
-        script = str(ROOT / "train_net.py")
-        sys.argv = [script, *self.arguments]
         try:
-            runpy.run_path(script, run_name="__main__")
+            run_command(["train", *self.arguments])
         except SystemExit as end:
             if end.code == 128 + signal.SIGUSR2:  # saved: now submitit's handler queues the job
                 signal.raise_signal(signal.SIGUSR2)
@@ -76,7 +71,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--partition", help="of the cluster")
     parser.add_argument("--folder", default="output/slurm", help="of the job's logs (%(default)s)")
     parser.add_argument("--local", action="store_true", help="run on this machine, without SLURM")
-    parser.add_argument("arguments", nargs="*", metavar="-- ...", help="of train_net.py")
+    parser.add_argument("arguments", nargs="*", metavar="-- ...", help="of mask_former train")
     return parser
 
 
@@ -123,7 +118,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         job.wait()
         if (error := job.exception()) is not None:
             sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

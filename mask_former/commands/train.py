@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""Trains and evaluates MaskFormer: ``./train_net.py --config-file FILE [--eval-only] [KEY VALUE]``.
+"""Trains and evaluates: ``mask_former train --config-file FILE [--eval-only] [KEY VALUE]``.
 
 Any number of ``KEY VALUE`` pairs overrides the file; ``--help`` lists the other arguments.
 """
@@ -9,17 +8,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Threads that wait are to sleep: when the cores are busy, those that spin take the time of the one
-# that they wait for. OpenMP reads it when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Before other packages: it says in one sentence what is missing.
-try:
-    import mask_former.d2  # noqa: F401  # isort: skip
-except ImportError as error:
-    sys.exit(f"error: {error}")
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
@@ -29,27 +21,27 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from mask_former.d2.allocation import keep_freed_memory
-from mask_former.d2.checkpoint import LoadOptions, MaskFormerCheckpointer, average_weights
-from mask_former.d2.commands.arguments import share
-from mask_former.d2.commands.importing import add_import_argument, import_code
-from mask_former.d2.config import load_config
-from mask_former.d2.data.preparing import telling_errors
-from mask_former.d2.describing.command import add_arguments, tell
-from mask_former.d2.describing.describe import Request, describe
-from mask_former.d2.errors import InputError
-from mask_former.d2.fuse_norms import optimize_for_inference
-from mask_former.d2.run.batch_scaling import scale_batch
-from mask_former.d2.run.dry_run import dry_run
-from mask_former.d2.run.files import replacing, require_writable
-from mask_former.d2.run.processes import is_one_of_several, join_group, run_processes
-from mask_former.d2.run.randomness import set_deterministic
-from mask_former.d2.run.terminal import open_logs
-from mask_former.d2.solver import check_solver
-from mask_former.d2.trainer import Trainer
-from mask_former.d2.weights.record import load_trained_config
+from ..d2.allocation import keep_freed_memory
+from ..d2.checkpoint import LoadOptions, MaskFormerCheckpointer, average_weights
+from ..d2.commands.arguments import share
+from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.config import load_config
+from ..d2.data.preparing import telling_errors
+from ..d2.describing.command import add_arguments, tell
+from ..d2.describing.describe import Request, describe
+from ..d2.errors import InputError
+from ..d2.fuse_norms import optimize_for_inference
+from ..d2.run.batch_scaling import scale_batch
+from ..d2.run.dry_run import dry_run
+from ..d2.run.files import replacing, require_writable
+from ..d2.run.processes import is_one_of_several, join_group, run_processes
+from ..d2.run.randomness import set_deterministic
+from ..d2.run.terminal import open_logs
+from ..d2.solver import check_solver
+from ..d2.trainer import Trainer
+from ..d2.weights.record import load_trained_config
 
-_logger = logging.getLogger("mask_former.train_net")
+_logger = logging.getLogger(__name__)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -90,7 +82,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--data",
         metavar="FOLDER",
         help="train on a folder of your own pictures and annotations: describe it in OUTPUT_DIR/"
-        "data, as tools/describe_dataset.py does, and go on with the configuration filled there",
+        "data, as `mask_former describe` does, and go on with the configuration filled there",
     )
     add_arguments(parser)
     parser.add_argument(
@@ -112,12 +104,12 @@ def use_data(args: argparse.Namespace) -> None:
         choices = (args.from_scratch, args.ignore, args.names)
         config_file = args.config_file or None
         request = Request(args.data, output, config_file, args.opts, *choices, format=args.format)
-        described = describe(request, str(Path(__file__).resolve().parent / "configs"))
+        described = describe(request)
         print(tell(described))
         if described.config is None:
             sys.exit(f"error: the data have errors, see {described.report}; nothing is trained")
     elif not config.is_file():
-        raise InputError(f"{config} is not there; run tools/describe_dataset.py --output {output}")
+        raise InputError(f"{config} is not there; run `mask_former describe --output {output}`")
     args.config_file = str(config)
 
 
@@ -156,7 +148,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def main(args: argparse.Namespace) -> Any:
+def train_or_evaluate(args: argparse.Namespace) -> Any:
     """Trains, or evaluates with ``--eval-only``.
 
     Args:
@@ -235,11 +227,11 @@ def evaluate(cfg: CfgNode, resume: bool, options: LoadOptions | None = None) -> 
 
 
 def run(args: argparse.Namespace) -> None:
-    """``main``, which bad input and Ctrl-C end with one sentence instead of a traceback."""
+    """``train_or_evaluate``, which bad input and Ctrl-C end with a sentence, not a traceback."""
     # Detectron2 logs the traceback of whatever ends a training.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
     try:
-        main(args)
+        train_or_evaluate(args)
     except InputError as error:
         sys.exit("\n".join([f"error: {InputError.sentence(error)}", *notes(error)]))
     except KeyboardInterrupt as error:
@@ -311,11 +303,12 @@ def check_processes(args: argparse.Namespace) -> None:
             raise InputError(f"{fault}; see --help")
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses, checks, and launches."""
     keep_freed_memory()
-    arguments = argument_parser().parse_args()
+    args = argument_parser().parse_args(argv)
     with telling_errors():
-        check_processes(arguments)
-        if arguments.data is not None:
-            use_data(arguments)
-    launch_run(arguments)
+        check_processes(args)
+        if args.data is not None:
+            use_data(args)
+    launch_run(args)

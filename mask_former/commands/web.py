@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Serves a page, web.html, on which a model segments pictures and each query is explained.
 
 A picture goes through the network once; each change of a threshold repeats inference alone.
@@ -12,32 +11,26 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-# As in demo.py: threads that wait are to sleep.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Before other packages: it says in one sentence what is missing.
-try:
-    import mask_former.d2  # noqa: F401  # isort: skip
-except ImportError as error:
-    sys.exit(f"error: {error}")
 try:
     from flask import Flask, Response, jsonify, request, send_file
     from werkzeug.exceptions import HTTPException
     from werkzeug.serving import make_server
 except ImportError as error:
-    sys.exit(f'error: the page needs Flask ({error}); install it with: pip install -e ".[web]"')
+    sys.exit(
+        f'error: the page needs Flask ({error}); install it with: pip install "mask_former[web]"'
+    )
 from detectron2.utils.logger import setup_logger
 from PIL import Image
-from viewing import INSTANCE_SCORE, Model, View, glow
 
-from mask_former.d2.commands.arguments import add_opts_argument
-from mask_former.d2.commands.importing import add_import_argument, import_code
-from mask_former.d2.errors import InputError
-from mask_former.d2.predictor import load_predictor
-from mask_former.d2.visualization.queries import Thresholds
-from mask_former.d2.visualization.saving import SUFFIXES, table
+from ..d2.commands.arguments import add_opts_argument
+from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.errors import InputError
+from ..d2.predictor import load_predictor
+from ..d2.visualization.queries import Thresholds
+from ..d2.visualization.saving import SUFFIXES, table
+from ..demo.viewing import INSTANCE_SCORE, Model, View, glow
 
 PAGE = Path(__file__).with_name("web.html")
-ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = Path("output", "shapes_demo", "train", "model_final.pth")
 MEGABYTES = 64  # of a file
 
@@ -170,7 +163,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         metavar="FILE",
         type=os.path.expanduser,
-        help=f"a checkpoint; default: that of `make demo`, {WEIGHTS}",
+        help=f"a checkpoint; default: that of `mask_former shapes-demo`, {WEIGHTS}",
     )
     add(
         "--config-file",
@@ -195,11 +188,11 @@ def load_model(args: argparse.Namespace) -> Model:
     Raises:
         InputError: there are no weights, or they are bad.
     """
-    weights = args.weights or str(ROOT / WEIGHTS)
+    weights = args.weights or str(WEIGHTS)
     if args.weights is None and not os.path.isfile(weights):
         raise InputError(
-            f"there are no weights {weights}; run `make demo`, which trains them in minutes, or "
-            "name others with --weights FILE"
+            f"there are no weights {weights}; run `mask_former shapes-demo`, which trains "
+            "them in minutes, or name others with --weights FILE"
         )
     import_code(args.imports)
     return Model(load_predictor(args.config_file, weights, args.opts), os.path.basename(weights))
@@ -222,7 +215,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         server.serve_forever()
     except KeyboardInterrupt:
         sys.exit(0)
-
-
-if __name__ == "__main__":
-    main()

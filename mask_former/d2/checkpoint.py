@@ -227,7 +227,7 @@ class MaskFormerCheckpointer(DetectionCheckpointer):
         except ValueError as error:
             raise InputError(
                 f"the names in {file} do not tell where its weights belong ({error}); convert it, "
-                "for example with the scripts in tools/"
+                "with `mask_former convert-swin` or convert-torchvision"
             ) from error
 
     def _require_enough(self, file: str, loaded: int, number: int) -> None:

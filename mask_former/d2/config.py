@@ -15,6 +15,7 @@ from ..modeling.swin import SwinTransformer
 from ..structures import InferenceOptions, LossWeights
 from .configuring.checks import check_config
 from .configuring.merging import merge_opts, merge_yaml
+from .configuring.published import find_config
 from .errors import InputError
 
 _logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def load_config(
     """The configuration of a command: the defaults, then a file, then the command line.
 
     Args:
-        file: YAML.
+        file: YAML, or a published configuration's name (:func:`find_config`).
         opts: KEY VALUE pairs, which override the file; as in :func:`merge_opts`.
         device: overrides ``MODEL.DEVICE`` of both.
         base: in place of the defaults; changed.
@@ -96,7 +97,7 @@ def load_config(
         InputError: a file, a key or a value is bad, or the device that is named cannot be used.
     """
     cfg = get_mask_former_cfg() if base is None else base
-    places = {} if file is None else merge_yaml(cfg, file)
+    places = {} if file is None else merge_yaml(cfg, find_config(file))
     merge_opts(cfg, opts)
     check_config(cfg, {**places, **dict.fromkeys(opts[::2], "command line")})
     named = device is not None or "MODEL.DEVICE" in opts[::2]

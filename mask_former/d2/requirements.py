@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-OLDEST_VERSION = (0, 6)  # tools/install_detectron2.py reads it here
+OLDEST_VERSION = (0, 6)  # commands/install_detectron2.py reads it here
+_PACKAGE = __name__.rpartition(".d2")[0]
 # Between them they import all that we use, and what that needs: OpenCV, pycocotools, fvcore.
 _MODULES = ("detectron2.engine", "detectron2.projects.deeplab")
 # A Detectron2 built for other versions of torch, NumPy or Pillow fails in any of these ways.
@@ -28,10 +29,10 @@ def require_detectron2() -> None:
                 f"mask_former needs Detectron2 0.6 or newer; {problem} for {sys.executable}; this "
                 f"checkout has an environment: run `source {folder}/bin/activate` first"
             )
-        command = f"{sys.executable} tools/install_detectron2.py"
+        command = f"{sys.executable} -m {_PACKAGE} install-detectron2"
         raise ImportError(
-            f"mask_former needs Detectron2 0.6 or newer; {problem}; run `{command}` in a checkout "
-            "of mask_former, which installs it where there is none and else says what to mend"
+            f"mask_former needs Detectron2 0.6 or newer; {problem}; run `{command}`, which "
+            "installs it where there is none and else says what to mend"
         )
 
 

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mask_former.d2.errors import InputError
-from mask_former.d2.visualization.saving import SUFFIXES
+from ..d2.errors import InputError
+from ..d2.visualization.saving import SUFFIXES
 
 Targets = dict[str, Path]
 """The file of each kind of result of one input."""

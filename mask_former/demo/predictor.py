@@ -7,15 +7,15 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.utils.visualizer import VisImage
 
-from mask_former.d2.predictor import Predictor
-from mask_former.d2.visualization.drawing import FastVisualizer, SteadyVisualizer, enlarge
-from mask_former.d2.visualization.regions import (
+from ..d2.predictor import Predictor
+from ..d2.visualization.drawing import FastVisualizer, SteadyVisualizer, enlarge
+from ..d2.visualization.regions import (
     Found,
     Predictions,
     class_metadata,
     find_regions,
 )
-from mask_former.d2.visualization.tracker import Tracker
+from ..d2.visualization.tracker import Tracker
 
 
 class VisualizationDemo:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from outputs import is_folder, name_targets
 from tqdm import tqdm
 
-from mask_former.d2.errors import InputError
+from ..d2.errors import InputError
+from .outputs import is_folder, name_targets
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov")
 """Of the containers that can be written, if this OpenCV can."""

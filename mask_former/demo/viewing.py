@@ -11,25 +11,25 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mask_former.d2.data.reading import decode_picture
-from mask_former.d2.errors import InputError
-from mask_former.d2.predictor import Predictor
-from mask_former.d2.visualization.drawing import FastVisualizer, enlarge
-from mask_former.d2.visualization.inspection import (
+from ..d2.data.reading import decode_picture
+from ..d2.errors import InputError
+from ..d2.predictor import Predictor
+from ..d2.visualization.drawing import FastVisualizer, enlarge
+from ..d2.visualization.inspection import (
     Inspection,
     inspect,
     inspectable,
     passed_whole,
 )
-from mask_former.d2.visualization.queries import (
+from ..d2.visualization.queries import (
     Explanation,
     Reason,
     Thresholds,
     as_row,
     tell_thresholds,
 )
-from mask_former.d2.visualization.regions import Found, class_metadata, find_regions, to_bytes
-from mask_former.d2.visualization.saving import (
+from ..d2.visualization.regions import Found, class_metadata, find_regions, to_bytes
+from ..d2.visualization.saving import (
     class_picture,
     color_picture,
     id_picture,
@@ -119,7 +119,7 @@ class Model:
         if height * width > MEGAPIXELS * 10**6:
             raise InputError(
                 f"{name} has {width} x {height} pixels; the page takes {MEGAPIXELS} megapixels at "
-                "most: make it smaller, or use demo/demo.py"
+                "most: make it smaller, or use `mask_former demo`"
             )
         held = Held(name, image, inspect(self.predictor, image))
         key = secrets.token_urlsafe(12)

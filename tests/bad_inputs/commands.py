@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-import train_net
+from mask_former.commands import train as training
 from mask_former.d2.build.model import build_model
 from mask_former.d2.config import load_config
 from tests.bad_inputs.case import Case
 from tests.small_runs import CONFIG, TINY, flat
 
-ROOT = Path(train_net.__file__).parent
+ROOT = Path(training.__file__).parents[2]
 SHAPES = str(ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml")
 NUMBERS = ("0", "-1", "1.5", "nan", "many", "")
 SHARES = ("nan", "-0.1", "1.5", "inf", "half", "")
@@ -46,7 +45,9 @@ def _module(name: str) -> ModuleType:
     """A script; those of ``datasets/`` have names that no import takes."""
     path = ROOT / "datasets" / f"{name}.py"
     if not path.is_file():
-        return importlib.import_module(name)
+        return importlib.import_module(
+            f"mask_former.{name}" if name.startswith("commands") else name
+        )
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -57,14 +58,12 @@ def _module(name: str) -> ModuleType:
 
 def train(line: list[str]) -> None:
     """``train_net.py`` without a launcher."""
-    args = train_net.argument_parser().parse_args(line)
-    train_net.check_processes(args)
-    train_net.run(args)
+    args = training.argument_parser().parse_args(line)
+    training.check_processes(args)
+    training.run(args)
 
 
 def _lines(folder: Path) -> dict[str, list[list[Any]]]:
-    if str(ROOT / "demo") not in sys.path:
-        sys.path.append(str(ROOT / "demo"))
     prepare = [
         "prepare_ade20k_full_sem_seg",
         "prepare_ade20k_pan_seg",
@@ -73,12 +72,12 @@ def _lines(folder: Path) -> dict[str, list[list[Any]]]:
     ]
     scripts: dict[str, list[list[Any]]] = {
         "train_net": _train_lines(folder),
-        "demo": _demo_lines(folder),
-        "tools.analyze_model": _analyze_lines(),
-        "tools.plot_metrics": _plot_lines(folder),
-        "tools.evaluate_pq_for_semantic_segmentation": _quality_lines(folder),
+        "mask_former.commands.demo": _demo_lines(folder),
+        "mask_former.commands.analyze_model": _analyze_lines(),
+        "mask_former.commands.plot_metrics": _plot_lines(folder),
+        "mask_former.commands.evaluate_pq_for_semantic_segmentation": _quality_lines(folder),
         "tools.document_keys": [[], [folder], [folder / "text.txt" / "x"], ["/proc/keys.md"]],
-        "prepare_shapes": [
+        "mask_former.commands.prepare_shapes": [
             *([f"--num-{split}", number] for split in ("train", "val") for number in NUMBERS[1:]),
             ["--seed", "x"],
             ["--output", folder / "text.txt"],
@@ -87,7 +86,7 @@ def _lines(folder: Path) -> dict[str, list[list[Any]]]:
         **{name: [[], *(["--workers", n] for n in NUMBERS), ["--x"]] for name in prepare},
     }
     for name in ("convert_swin", "convert_torchvision"):
-        scripts[f"tools.{name}"] = _convert_lines(folder)
+        scripts[f"mask_former.commands.{name}"] = _convert_lines(folder)
     return scripts
 
 

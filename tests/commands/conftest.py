@@ -1,4 +1,4 @@
-"""The script under test."""
+"""The command under test."""
 
 import importlib
 from types import ModuleType
@@ -8,5 +8,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def tool(request: pytest.FixtureRequest) -> ModuleType:
-    """The tool that the test's file is named for."""
-    return importlib.import_module(f"tools.{request.path.stem.removeprefix('test_')}")
+    """The command that the test's file is named for."""
+    return importlib.import_module(
+        f"mask_former.commands.{request.path.stem.removeprefix('test_')}"
+    )

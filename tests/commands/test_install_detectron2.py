@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tools import install_detectron2 as installer
-from tools.install_detectron2 import Edit, InstallError
+from mask_former.commands import install_detectron2 as installer
+from mask_former.commands.install_detectron2 import Edit, InstallError
 
 SCRIPT = Path(installer.__file__)
 SDIST = {

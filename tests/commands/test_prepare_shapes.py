@@ -1,11 +1,9 @@
 """The synthetic data set: right in form, the same for the same seed, and not trivial."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 from panopticapi.evaluation import pq_compute_single_core
 from PIL import Image
 
+from mask_former.commands import prepare_shapes
 from mask_former.d2.data.description import read_description
 
 SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_shapes.py"
@@ -20,17 +19,6 @@ SPLITS = ("train", "val", "dev")
 COUNTS = {"train": 60, "val": 100, "dev": 12}
 FLAGS = [part for split, count in COUNTS.items() for part in (f"--num-{split}", str(count))]
 FEW = ["--num-train", "3", "--num-val", "2", "--num-dev", "2"]
-
-
-def load_script() -> ModuleType:
-    """The script as a module; it lies outside the package."""
-    spec = importlib.util.spec_from_file_location("prepare_shapes", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-prepare_shapes = load_script()
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2])

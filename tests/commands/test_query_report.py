@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.prepare_shapes import prepare
+from mask_former.commands.prepare_shapes import prepare
 from mask_former.d2.build.model import build_model
 from mask_former.d2.checkpoint import MaskFormerCheckpointer
 from mask_former.d2.config import load_config

@@ -107,7 +107,7 @@ def test_the_card(released):
     assert "| sem_seg/mIoU | 50.13 |" in text
     assert "SQ" not in text
     assert "with 4 iterations of 8 pictures" in text
-    assert "./train_net.py --config-file config.yaml" in text
+    assert "mask_former train --config-file config.yaml" in text
     assert "`model_final_d8dbeb.pkl`, published under CC BY-NC 4.0: not commercially" in text
 
 

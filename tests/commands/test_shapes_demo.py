@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import shapes_demo
 import torch
 from PIL import Image
-from predictor import VisualizationDemo
 
+from mask_former.commands import shapes_demo
 from mask_former.d2.config import load_config
 from mask_former.d2.data.reading import rgb_to_id
+from mask_former.demo.predictor import VisualizationDemo
 
 SCRIPT = Path(__file__).resolve().parents[2] / "demo" / "shapes_demo.py"
 TINY = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"]

@@ -16,12 +16,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from torch.multiprocessing.spawn import ProcessExitedException
 
-import train_net
+from mask_former.commands import train
 from mask_former.d2.errors import InputError
 from mask_former.d2.trainer import Trainer
 from tests.small_runs import CONFIG, QUICK, TINY, assert_accuracy, flat
 
-ROOT = Path(train_net.__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 def arguments(folder: Path, *flags: str, **changes: object) -> list[str]:
@@ -42,13 +42,13 @@ def log_of(folder: Path) -> str:
 
 @pytest.mark.usefixtures("images")
 def test_trains_resumes_and_evaluates(tmp_path):
-    train_net.main(parse(tmp_path))
-    train_net.main(parse(tmp_path, "--resume", SOLVER__MAX_ITER=3))
+    train.train_or_evaluate(parse(tmp_path))
+    train.train_or_evaluate(parse(tmp_path, "--resume", SOLVER__MAX_ITER=3))
     assert "Starting training from iteration 2" in log_of(tmp_path)
     checkpoint = str(tmp_path / "out" / "model_final.pth")
     assert torch.load(checkpoint)["trainer"]["iteration"] == 2
-    of_last = train_net.main(parse(tmp_path, "--eval-only", "--resume"))
-    of_file = train_net.main(parse(tmp_path, "--eval-only", MODEL__WEIGHTS=checkpoint))
+    of_last = train.train_or_evaluate(parse(tmp_path, "--eval-only", "--resume"))
+    of_file = train.train_or_evaluate(parse(tmp_path, "--eval-only", MODEL__WEIGHTS=checkpoint))
     truth = (tmp_path / "camvid/annotations/val").iterdir()
     assert_accuracy(of_last["sem_seg"], tmp_path / "out/inference", truth)
     assert of_last["sem_seg"]["pACC"] == of_file["sem_seg"]["pACC"]
@@ -56,17 +56,17 @@ def test_trains_resumes_and_evaluates(tmp_path):
 
 @pytest.mark.usefixtures("images")
 def test_a_checkpoint_is_evaluated_alone_and_gives_its_classes(tmp_path):
-    train_net.main(parse(tmp_path))
+    train.train_or_evaluate(parse(tmp_path))
     checkpoint = str(tmp_path / "out" / "model_final.pth")
     record = torch.load(checkpoint, weights_only=True)["mask_former"]
     names = [entry["name"] for entry in record["classes"]]
     assert names == MetadataCatalog.get("camvid_sem_seg_train").stuff_classes
-    expected = train_net.main(parse(tmp_path, "--eval-only", MODEL__WEIGHTS=checkpoint))
+    expected = train.train_or_evaluate(parse(tmp_path, "--eval-only", MODEL__WEIGHTS=checkpoint))
     other = {"MODEL.WEIGHTS": checkpoint, "OUTPUT_DIR": tmp_path / "other"}
     line = ["--eval-only", "--num-gpus", "0", *flat(other)]
-    alone = train_net.main(train_net.argument_parser().parse_args(line))
+    alone = train.train_or_evaluate(train.argument_parser().parse_args(line))
     np.testing.assert_equal(alone, expected)
-    train_net.main(
+    train.train_or_evaluate(
         parse(
             tmp_path,
             OUTPUT_DIR=tmp_path / "third",
@@ -82,7 +82,7 @@ def test_a_checkpoint_is_evaluated_alone_and_gives_its_classes(tmp_path):
 @pytest.mark.usefixtures("images")
 def test_one_scale_of_test_time_augmentation_changes_nothing(tmp_path):
     aug = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": "(32,)", "TEST__AUG__FLIP": False}
-    results = train_net.main(parse(tmp_path, "--eval-only", **aug))
+    results = train.train_or_evaluate(parse(tmp_path, "--eval-only", **aug))
     assert "MODEL.WEIGHTS is empty: random weights are evaluated" in log_of(tmp_path)
     assert list(results) == ["sem_seg", "sem_seg_TTA"]
     np.testing.assert_equal(results["sem_seg_TTA"], results["sem_seg"])
@@ -96,7 +96,7 @@ def test_one_scale_of_test_time_augmentation_changes_nothing(tmp_path):
 def test_test_time_augmentation(tmp_path, twice):
     aug = {"ENABLED": True, "MIN_SIZES": "(40, 64)", "FLIP": True, "RESIZE_TWICE": twice}
     keys = {f"TEST__AUG__{key}": value for key, value in aug.items()}
-    results = train_net.main(parse(tmp_path, "--eval-only", **keys))
+    results = train.train_or_evaluate(parse(tmp_path, "--eval-only", **keys))
     truth = (tmp_path / "camvid/annotations/val").iterdir()
     assert_accuracy(results["sem_seg_TTA"], tmp_path / "out/inference_TTA", truth)
     assert results["sem_seg_TTA"].keys() == results["sem_seg"].keys()
@@ -105,10 +105,10 @@ def test_test_time_augmentation(tmp_path, twice):
 @pytest.mark.usefixtures("images")
 def test_labels_evaluate_as_scores(tmp_path):
     """A label map instead of scores gives the same figures."""
-    train_net.main(parse(tmp_path))
+    train.train_or_evaluate(parse(tmp_path))
     checkpoint = str(tmp_path / "out" / "model_final.pth")
     results = [
-        train_net.main(
+        train.train_or_evaluate(
             parse(
                 tmp_path,
                 "--eval-only",
@@ -125,14 +125,14 @@ def test_labels_evaluate_as_scores(tmp_path):
 def test_test_time_augmentation_of_labels(tmp_path):
     changes = {"TEST__AUG__ENABLED": True, "MODEL__MASK_FORMER__TEST__SEM_SEG_OUTPUT": "labels"}
     with pytest.raises(InputError, match=r"averages scores, which .*SEM_SEG_OUTPUT 'labels'"):
-        train_net.main(parse(tmp_path, "--eval-only", **changes))
+        train.train_or_evaluate(parse(tmp_path, "--eval-only", **changes))
 
 
 @pytest.mark.usefixtures("images")
 def test_test_time_augmentation_of_panoptic_sets(tmp_path):
     changes = {"TEST__AUG__ENABLED": True, "DATASETS__TEST": "('shapes_panoptic_val',)"}
     with pytest.raises(InputError, match=r"shapes_panoptic_val is evaluated as ade20k_panoptic"):
-        train_net.main(parse(tmp_path, "--eval-only", **changes))
+        train.train_or_evaluate(parse(tmp_path, "--eval-only", **changes))
     assert "Evaluating" not in log_of(tmp_path)
 
 
@@ -141,13 +141,13 @@ def test_test_time_augmentation_of_panoptic_sets(tmp_path):
 def test_too_little_of_a_file_fits(tmp_path, flags):
     path = tmp_path / "w.pth"
     torch.save({"model": {"sem_seg_head.pixel_decoder.nothing": torch.ones(2)}}, path)
-    args = train_net.argument_parser().parse_args(
+    args = train.argument_parser().parse_args(
         [*arguments(tmp_path, *flags, "--min-loaded", "0.9", MODEL__WEIGHTS=path)]
     )
     with pytest.raises(InputError, match=r"only 0 of the 1 weights .*--min-loaded 0\.9"):
-        train_net.main(args)
+        train.train_or_evaluate(args)
     args.min_loaded = 0
-    train_net.main(args)
+    train.train_or_evaluate(args)
 
 
 class Trap:
@@ -171,10 +171,10 @@ def test_hostile_weights(tmp_path, flags, extension):
     else:
         torch.save(content, path)
     with pytest.raises(InputError, match=rf"w\.{extension} names posix\.mkdir"):
-        train_net.main(parse(tmp_path, *flags, MODEL__WEIGHTS=path))
+        train.train_or_evaluate(parse(tmp_path, *flags, MODEL__WEIGHTS=path))
     assert not trace.exists()
     line = arguments(tmp_path, *flags, "--trust-weights", "--min-loaded", "0", MODEL__WEIGHTS=path)
-    train_net.main(train_net.argument_parser().parse_args(line))
+    train.train_or_evaluate(train.argument_parser().parse_args(line))
     assert trace.exists()
 
 
@@ -182,7 +182,7 @@ def test_hostile_weights(tmp_path, flags, extension):
 def test_expected_results_are_verified(tmp_path):
     expected = "[['sem_seg', 'mIoU', 300.0, 1.0]]"
     with pytest.raises(SystemExit):
-        train_net.main(parse(tmp_path, "--eval-only", TEST__EXPECTED_RESULTS=expected))
+        train.train_or_evaluate(parse(tmp_path, "--eval-only", TEST__EXPECTED_RESULTS=expected))
 
 
 @pytest.mark.usefixtures("images")
@@ -194,12 +194,12 @@ def test_weights_of_other_classes(tmp_path, flags):
     torch.save({"model": other}, path)
     (tmp_path / "out" / "last_checkpoint").write_text(path.name)
     with pytest.raises(InputError, match=r"model_0000007\.pth has 19 classes.*is 11"):
-        train_net.main(parse(tmp_path, *flags, MODEL__WEIGHTS=path))
+        train.train_or_evaluate(parse(tmp_path, *flags, MODEL__WEIGHTS=path))
 
 
 @pytest.mark.parametrize("flags", [(), ("--num-gpus", "0")])
 def test_without_cuda(tmp_path, flags):
-    cfg = train_net.setup(parse(tmp_path, *flags, SOLVER__AMP__ENABLED=True))
+    cfg = train.setup(parse(tmp_path, *flags, SOLVER__AMP__ENABLED=True))
     assert cfg.is_frozen()
     if torch.cuda.is_available() and not flags:
         assert cfg.MODEL.DEVICE == "cuda"
@@ -210,20 +210,20 @@ def test_without_cuda(tmp_path, flags):
 
 def test_deterministic_algorithms(tmp_path):
     for wanted in (True, False):
-        train_net.setup(parse(tmp_path, SOLVER__DETERMINISTIC=wanted, CUDNN_BENCHMARK=True))
+        train.setup(parse(tmp_path, SOLVER__DETERMINISTIC=wanted, CUDNN_BENCHMARK=True))
         assert torch.are_deterministic_algorithms_enabled() == wanted
         assert torch.backends.cudnn.benchmark != wanted
 
 
 def test_without_a_configuration_file(tmp_path):
     opts = ["OUTPUT_DIR", str(tmp_path / "out")]
-    cfg = train_net.setup(default_argument_parser().parse_args(opts))
+    cfg = train.setup(default_argument_parser().parse_args(opts))
     assert cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES == 100
 
 
 def test_bad_input_ends_with_a_sentence(tmp_path):
     with pytest.raises(SystemExit) as caught:
-        train_net.run(parse(tmp_path, SOLVER__BASE_LRR=1.0))
+        train.run(parse(tmp_path, SOLVER__BASE_LRR=1.0))
     assert caught.value.code == (
         "error: command line: unknown configuration key SOLVER.BASE_LRR; "
         "did you mean SOLVER.BASE_LR?"
@@ -234,39 +234,41 @@ def test_data_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "/nowhere")
     for flags in ((), ("--eval-only",)):
         with pytest.raises(SystemExit, match=r"error: data set camvid.*DETECTRON2_DATASETS"):
-            train_net.run(parse(tmp_path, *flags))
+            train.run(parse(tmp_path, *flags))
 
 
 def test_a_process_of_several_that_fails(tmp_path, monkeypatch):
     def launch(*_: object, **__: object) -> None:
         raise ProcessExitedException("process 1 terminated with exit code 1", 1, 7, 1)
 
-    monkeypatch.setattr(train_net, "launch", launch)
+    monkeypatch.setattr(train, "launch", launch)
     with pytest.raises(SystemExit, match="process 1 terminated with exit code 1"):
-        train_net.launch_run(ours(tmp_path))
+        train.launch_run(ours(tmp_path))
 
 
 def ours(folder: Path, *flags: str, **changes: object) -> Namespace:
-    return train_net.argument_parser().parse_args(arguments(folder, *flags, **changes))
+    return train.argument_parser().parse_args(arguments(folder, *flags, **changes))
 
 
 @pytest.mark.usefixtures("images")
 def test_a_run_is_not_started_over_unless_told_to(tmp_path):
-    train_net.main(ours(tmp_path, DATASETS__TEST="()"))
+    train.train_or_evaluate(ours(tmp_path, DATASETS__TEST="()"))
     config = (tmp_path / "out" / "config.yaml").read_text()
     metrics = (tmp_path / "out" / "metrics.json").read_text()
     with pytest.raises(
         InputError, match=r"holds a run, last saved as model_final\.pth; give --res"
     ):
-        train_net.main(ours(tmp_path, DATASETS__TEST="()", SOLVER__MAX_ITER=1))
+        train.train_or_evaluate(ours(tmp_path, DATASETS__TEST="()", SOLVER__MAX_ITER=1))
     assert (tmp_path / "out" / "config.yaml").read_text() == config
-    train_net.main(ours(tmp_path, "--eval-only", INPUT__MIN_SIZE_TEST=48))
+    train.train_or_evaluate(ours(tmp_path, "--eval-only", INPUT__MIN_SIZE_TEST=48))
     assert (tmp_path / "out" / "config.yaml").read_text() == config
     with pytest.raises(InputError, match=r"of another model: .*query_embed"):
-        train_net.main(ours(tmp_path, "--resume", MODEL__MASK_FORMER__NUM_OBJECT_QUERIES=13))
+        train.train_or_evaluate(
+            ours(tmp_path, "--resume", MODEL__MASK_FORMER__NUM_OBJECT_QUERIES=13)
+        )
     assert (tmp_path / "out" / "config.yaml").read_text() == config
     assert (tmp_path / "out" / "metrics.json").read_text() == metrics
-    train_net.main(ours(tmp_path, "--overwrite", DATASETS__TEST="()", SOLVER__MAX_ITER=1))
+    train.train_or_evaluate(ours(tmp_path, "--overwrite", DATASETS__TEST="()", SOLVER__MAX_ITER=1))
     assert torch.load(tmp_path / "out" / "model_final.pth")["trainer"]["iteration"] == 0
     iterations = (tmp_path / "out" / "metrics.json").read_text().count('"iteration"')
     assert iterations == 1
@@ -279,30 +281,30 @@ def test_a_dry_run_leaves_a_run_as_it_is(tmp_path, capsys, flags):
     (tmp_path / "out").mkdir()
     for path in kept:
         path.write_text("of a run")
-    train_net.main(ours(tmp_path, "--dry-run", *flags, DATASETS__TEST="()"))
+    train.train_or_evaluate(ours(tmp_path, "--dry-run", *flags, DATASETS__TEST="()"))
     assert "for all iterations at that pace" in capsys.readouterr().out
     assert [path.read_text() for path in kept] == 3 * ["of a run"]
 
 
 @pytest.mark.usefixtures("images")
 def test_a_drawn_seed_is_written_down(tmp_path):
-    drawn = [train_net.setup(ours(tmp_path / name, SEED=-1)).SEED for name in "ab"]
+    drawn = [train.setup(ours(tmp_path / name, SEED=-1)).SEED for name in "ab"]
     assert min(drawn) >= 0
     assert drawn[0] != drawn[1]
 
 
 @pytest.mark.usefixtures("images")
 def test_ctrl_c_ends_with_how_to_go_on(tmp_path, monkeypatch, capfd):
-    step = train_net.Trainer.run_step
+    step = train.Trainer.run_step
 
-    def interrupted(trainer: train_net.Trainer) -> None:
+    def interrupted(trainer: train.Trainer) -> None:
         step(trainer)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(train_net.Trainer, "run_step", interrupted)
+    monkeypatch.setattr(train.Trainer, "run_step", interrupted)
     monkeypatch.setattr(sys, "argv", ["./train_net.py", "SEED", "3"])
     with pytest.raises(SystemExit) as caught:
-        train_net.run(ours(tmp_path, DATASETS__TEST="()"))
+        train.run(ours(tmp_path, DATASETS__TEST="()"))
     assert caught.value.code == 130
     assert capfd.readouterr().err.splitlines()[-3:] == [
         "stopped by SIGINT",
@@ -327,7 +329,7 @@ def test_ctrl_c_ends_with_how_to_go_on(tmp_path, monkeypatch, capfd):
 )
 def test_processes_that_cannot_be_had(flags, fault):
     with pytest.raises(InputError, match=f"^{fault}"):
-        train_net.check_processes(train_net.argument_parser().parse_args(flags))
+        train.check_processes(train.argument_parser().parse_args(flags))
 
 
 @pytest.mark.usefixtures("images")
@@ -378,7 +380,9 @@ def test_on_camvid(datasets_root, tmp_path, monkeypatch):
     opts += ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.CROP.SIZE", "(96, 128)"]
     opts += ["INPUT.MIN_SIZE_TEST", "96", "TEST.EVAL_PERIOD", "1"]
     try:
-        train_net.main(default_argument_parser().parse_args(["--config-file", str(CONFIG), *opts]))
+        train.train_or_evaluate(
+            default_argument_parser().parse_args(["--config-file", str(CONFIG), *opts])
+        )
     finally:
         DatasetCatalog.remove(subset)
         MetadataCatalog.remove(subset)
@@ -421,9 +425,9 @@ def test_own_data_sets_are_imported(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "mine_val" in log_of(tmp_path)
     flags = ["--import", str(tmp_path / "none.py")]
-    args = train_net.argument_parser().parse_args(arguments(tmp_path, *flags))
+    args = train.argument_parser().parse_args(arguments(tmp_path, *flags))
     with pytest.raises(InputError, match=r"--import: there is no file .*none\.py"):
-        train_net.main(args)
+        train.train_or_evaluate(args)
 
 
 @pytest.mark.usefixtures("images")
@@ -436,7 +440,7 @@ def test_data_sets_are_checked_before_the_model_is_built(tmp_path, monkeypatch, 
     MetadataCatalog.get(name).set(stuff_classes=classes[::-1], evaluator_type="sem_seg")
     try:
         with pytest.raises(InputError, match=r"class 0 is \w+ in data set camvid_sem_seg_train"):
-            train_net.main(parse(tmp_path, *flags, DATASETS__TEST=f"('{name}',)"))
+            train.train_or_evaluate(parse(tmp_path, *flags, DATASETS__TEST=f"('{name}',)"))
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -447,15 +451,15 @@ def test_an_output_folder_that_cannot_be_written_to(tmp_path, name):
     (tmp_path / "file").touch()
     output = tmp_path / name if name else name
     with pytest.raises(SystemExit, match=r"^error: .*OUTPUT_DIR is "):
-        train_net.run(parse(tmp_path, OUTPUT_DIR=output))
+        train.run(parse(tmp_path, OUTPUT_DIR=output))
 
 
 def test_an_evaluation_of_nothing(tmp_path):
     with pytest.raises(InputError, match=r"DATASETS\.TEST is empty; name the data sets"):
-        train_net.main(parse(tmp_path, "--eval-only", DATASETS__TEST="()"))
+        train.train_or_evaluate(parse(tmp_path, "--eval-only", DATASETS__TEST="()"))
 
 
 def test_a_share_that_is_no_number(capsys):
     with pytest.raises(SystemExit, match="2"):
-        train_net.argument_parser().parse_args(["--min-loaded", "nan"])
+        train.argument_parser().parse_args(["--min-loaded", "nan"])
     assert "argument --min-loaded: 'nan' is not a number from 0 to 1" in capsys.readouterr().err

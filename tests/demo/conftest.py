@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import shapes_demo
 import torch
 
+from mask_former.commands.prepare_shapes import prepare
 from mask_former.d2.build.model import build_model
 from mask_former.d2.checkpoint import MaskFormerCheckpointer
 from mask_former.d2.config import load_config
@@ -54,9 +54,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two pictures of the data set shapes."""
     folder = tmp_path_factory.mktemp("pictures")
-    shapes_demo.load_prepare_shapes().prepare(
-        folder, seed=0, counts={"train": 0, "val": 2, "dev": 0}
-    )
+    prepare(folder, seed=0, counts={"train": 0, "val": 2, "dev": 0})
     return sorted((folder / "images" / "val").iterdir())
 
 

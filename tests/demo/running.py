@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import demo
+from mask_former.commands import demo
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "shapes" / "maskformer_panoptic_tiny.yaml"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import demo
+from mask_former.commands import demo
 from tests.demo.running import INSTANCE, PANOPTIC, SEMANTIC, SHAPES, read, sentence
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import demo
+from mask_former.commands import demo
 from tests.demo.running import PANOPTIC, SHAPES, read, sentence
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-import demo
+from mask_former.commands import demo
 from tests.demo.running import SHAPES, sentence
 
 

@@ -8,9 +8,9 @@ import pytest
 from detectron2.structures import Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
-from predictor import VisualizationDemo
 
 from mask_former.d2.config import load_config
+from mask_former.demo.predictor import VisualizationDemo
 from tests.demo.running import CONFIG, INSTANCE
 
 

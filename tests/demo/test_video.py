@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from video import open_capture, video_format, write_video
 
-import demo
+from mask_former.commands import demo
 from mask_former.d2.errors import InputError
+from mask_former.demo.video import open_capture, video_format, write_video
 from tests.demo.running import INSTANCE, PANOPTIC, SEMANTIC, SHAPES, sentence
 
 

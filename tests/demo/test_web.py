@@ -8,14 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import viewing
-import web
 from flask.testing import FlaskClient
 from PIL import Image
 
+from mask_former.commands import web
 from mask_former.d2.data.reading import rgb_to_id
 from mask_former.d2.errors import InputError
 from mask_former.d2.predictor import load_predictor
+from mask_former.demo import viewing
 from tests.demo.running import SHAPES, read
 
 LOW = {"object_mask": "0.1", "overlap": "0"}
@@ -214,8 +214,10 @@ def test_a_wrong_address(client: FlaskClient) -> None:
 
 
 def test_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "ROOT", tmp_path)
-    with pytest.raises(SystemExit, match=r"^error: there are no weights .*run `make demo`"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SystemExit, match=r"^error: there are no weights .*run `mask_former shapes-demo`"
+    ):
         web.main([])
 
 

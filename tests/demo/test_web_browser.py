@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import web
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from werkzeug.serving import make_server
 
+from mask_former.commands import web
 from mask_former.d2.data.reading import rgb_to_id
 from tests.demo.running import find_chromium
 

@@ -9,7 +9,7 @@ from detectron2.engine import AMPTrainer, SimpleTrainer, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset
 
-from datasets.prepare_shapes import prepare
+from mask_former.commands.prepare_shapes import prepare
 from mask_former.d2.build.model import build_model
 from mask_former.d2.config import load_config
 from mask_former.d2.solver import build_optimizer

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import load_config
+from ..configuring.published import find_config
 from ..data.counting import SplitSurvey
 from ..data.description import Description, read_description
 from ..data.survey import Survey, survey
@@ -60,7 +61,7 @@ class Described(NamedTuple):
     notes: list[str]
 
 
-def describe(request: Request, configs: str) -> Described:
+def describe(request: Request) -> Described:
     """Describes a folder, reads all of it, and fills a configuration.
 
     A description that lies in the folder, or in the output folder from before, is taken as it is;
@@ -68,7 +69,6 @@ def describe(request: Request, configs: str) -> Described:
 
     Args:
         request: what is asked for.
-        configs: the folder of the published configurations.
 
     Raises:
         InputError: nothing known lies in the folder, or base, names or weights are wrong.
@@ -81,8 +81,8 @@ def describe(request: Request, configs: str) -> Described:
     _check_folder(description, folder)
     weights = dict(zip(request.opts[::2], request.opts[1::2], strict=False)).get("MODEL.WEIGHTS")
     problem = _weights_problem(weights, request)
-    of_weights = None if problem or not weights else _config_of_weights(weights, output, configs)
-    base = request.base or of_weights or os.path.join(configs, _BASES[description.task])
+    of_weights = None if problem or not weights else _config_of_weights(weights, output)
+    base = find_config(request.base or of_weights or _BASES[description.task])
     cfg = load_config(base, request.opts, "cpu")
     notes += problem or _weights_problem(cfg.MODEL.WEIGHTS, request)
     found = survey(description, output, request.workers)
@@ -148,10 +148,10 @@ def _facts(description: Description, training: SplitSurvey) -> Facts:
     )
 
 
-def _config_of_weights(weights: str, output: str, configs: str) -> str | None:
+def _config_of_weights(weights: str, output: str) -> str | None:
     """The configuration that weights of a whole model have, in their record or by their name."""
     if (config := zoo_config(weights)) is not None:
-        return os.path.join(configs, config)
+        return config
     if (record := read_record(weights)) is None:
         return None
     path = os.path.join(output, "base.yaml")

@@ -144,7 +144,7 @@ def _check_panoptic(dataset_name: str) -> None:
     is_labelled = MetadataCatalog.get(dataset_name).get("panoptic_json")
     _require_metadata(dataset_name, *keys, "panoptic_root" if is_labelled else "stuff_classes")
     _require_ids(dataset_name, "stuff", "thing")
-    _require("panopticapi", dataset_name, "python tools/install_detectron2.py")
+    _require("panopticapi", dataset_name, "mask_former install-detectron2")
 
 
 def _check_instances(dataset_name: str) -> None:
@@ -176,8 +176,8 @@ def _check_cityscapesscripts(dataset_name: str) -> None:
     if "deeplearning.projects" in source and importlib.util.find_spec("deeplearning") is None:
         raise InputError(
             f"the evaluation of {dataset_name} by this Detectron2 imports `deeplearning`, a module "
-            "that only its authors have; evaluate with Detectron2 0.6, which `python "
-            "tools/install_detectron2.py` installs"
+            "that only its authors have; evaluate with Detectron2 0.6, which `mask_former "
+            "install-detectron2` installs"
         )
     _require("cityscapesscripts", dataset_name, "pip install cityscapesscripts")
     if np.lib.NumpyVersion(np.__version__) >= "2.0.0":  # it would fail after the last image

@@ -91,7 +91,7 @@ def merge(output: Path) -> Summary:
         found = ", ".join(f"{part.rank}/{part.number}" for part in parts) or "none"
         raise InputError(
             f"{output} must have the results of all parts of one list, but those there are: "
-            f"{found}; run tools/predict.py with --shard 0/N, 1/N and so on, all with one N"
+            f"{found}; run `mask_former predict` with --shard 0/N, 1/N and so on, all with one N"
         )
     (number,) = numbers
     start, open_parts, settings = time.perf_counter(), [], {}
@@ -108,7 +108,7 @@ def merge(output: Path) -> Summary:
     if open_parts:
         raise InputError(
             f"{output}: not all pictures of parts {', '.join(open_parts)} are done; run "
-            "tools/predict.py with these --shard again, and merge then"
+            "`mask_former predict` with these --shard again, and merge then"
         )
     _remove_unfinished(output)
     rows_of_all = _finish(output, parts, settings)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -133,7 +134,7 @@ def run_processes(number: int, argv: Sequence[str]) -> int:
 
     Args:
         number: of processes.
-        argv: the script and its arguments.
+        argv: the script, or the words of a program that is none, and its arguments.
 
     Returns:
         The exit code: 0, that of the first process that failed, or 128 and a signal's number.
@@ -142,7 +143,9 @@ def run_processes(number: int, argv: Sequence[str]) -> int:
     # The process that fails has said why; the launcher would add a page.
     for name in ("", ".agent.server.api", ".multiprocessing.api"):
         logging.getLogger(f"torch.distributed.elastic{name}").setLevel(logging.CRITICAL)
-    arguments = launcher.parse_args(["--standalone", f"--nproc-per-node={number}", *argv])
+    program = argv[:1] if os.path.isfile(argv[0]) else ["--no-python", *shlex.split(argv[0])]
+    options = ["--standalone", f"--nproc-per-node={number}"]
+    arguments = launcher.parse_args([*options, *program, *argv[1:]])
     arguments.signals_to_handle = "SIGTERM,SIGINT,SIGUSR1"
     try:
         launcher.run(arguments)

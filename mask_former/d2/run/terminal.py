@@ -196,6 +196,11 @@ def _class_rows(measures: Mapping[str, float]) -> str:
 
 
 def command_to_resume(argv: Sequence[str]) -> str:
-    """The command that goes on with the run that a command has started."""
+    """The command that goes on with the run that a command has started.
+
+    Args:
+        argv: the program, a script or the words of another, and its arguments.
+    """
     given = [argument for argument in argv[1:] if argument not in ("--resume", "--overwrite")]
-    return shlex.join([argv[0], "--resume", *given])
+    program = shlex.quote(argv[0]) if os.path.isfile(argv[0]) else argv[0]
+    return f"{program} {shlex.join(['--resume', *given])}"

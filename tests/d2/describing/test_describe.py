@@ -9,13 +9,11 @@ import pytest
 import yaml
 from PIL import Image
 
-import train_net
+from mask_former.commands import train
 from mask_former.d2.config import load_config
 from mask_former.d2.describing.describe import Described, Request, describe
 from mask_former.d2.errors import InputError
 from tests.small_runs import CONFIG, TINY, flat
-
-CONFIGS = str(CONFIG.parents[1])
 
 
 @pytest.fixture
@@ -26,7 +24,7 @@ def streets(images: Path, tmp_path: Path) -> Path:
 
 def described(folder: Path, output: Path, **options: object) -> Described:
     request = Request(str(folder), str(output), from_scratch=True, ignore=[11], workers=1)
-    return describe(request._replace(**options), CONFIGS)
+    return describe(request._replace(**options))
 
 
 def test_files(streets, tmp_path):
@@ -132,12 +130,10 @@ def test_a_bad_base(streets, tmp_path):
 def run(folder: Path, *flags: str, **options: object) -> list[dict]:
     options = {key.replace("__", "."): value for key, value in options.items()}
     opts = {**TINY, "OUTPUT_DIR": folder, "TEST.EVAL_PERIOD": 0, **options}
-    args = train_net.argument_parser().parse_args(
-        ["--config-file", str(CONFIG), *flags, *flat(opts)]
-    )
+    args = train.argument_parser().parse_args(["--config-file", str(CONFIG), *flags, *flat(opts)])
     if args.data is not None:
-        train_net.use_data(args)
-    train_net.main(args)
+        train.use_data(args)
+    train.train_or_evaluate(args)
     lines = (folder / "metrics.json").read_text().splitlines()
     timing = ("time", "eta", "data_time", "rank_data_time")
     return [{k: v for k, v in json.loads(x).items() if not k.endswith(timing)} for x in lines]
@@ -168,9 +164,9 @@ def test_weights_of_a_run_bring_their_configuration(images, streets, tmp_path):
     weights = str(tmp_path / "one" / "model_final.pth")
     opts = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / "two"), "SOLVER.MAX_ITER", "1"]
     arguments = ["--data", str(streets), "--ignore", "11", *opts]
-    args = train_net.argument_parser().parse_args(arguments)
+    args = train.argument_parser().parse_args(arguments)
 
-    train_net.use_data(args)
+    train.use_data(args)
     cfg = load_config(args.config_file, args.opts, "cpu")
 
     assert TINY["MODEL.BACKBONE.NAME"] == cfg.MODEL.BACKBONE.NAME
@@ -190,7 +186,7 @@ def test_training_does_not_start_on_errors(streets, tmp_path):
 def test_dry_run(images, tmp_path, capsys):
     opts = flat({**TINY, "OUTPUT_DIR": tmp_path / "out", "SOLVER.MAX_ITER": 7200})
     arguments = ["--config-file", str(CONFIG), "--dry-run", *opts]
-    train_net.main(train_net.argument_parser().parse_args(arguments))
+    train.train_or_evaluate(train.argument_parser().parse_args(arguments))
 
     told = capsys.readouterr().out
 

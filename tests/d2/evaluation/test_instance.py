@@ -1,6 +1,5 @@
 """Average precision on a case worked out by hand; true labels, instances too, evaluate to 100."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from detectron2.structures import BitMasks, Instances
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mask_former.commands.prepare_shapes import SPLITS, prepare
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.data.reading import rgb_to_id
 from mask_former.d2.errors import InputError
@@ -79,12 +79,7 @@ def things_of(sample: dict) -> list[tuple[int, np.ndarray]]:
 @pytest.fixture
 def shapes(tmp_path, monkeypatch) -> Iterator[str]:
     """The name of a small set of shapes that has a JSON of its instances."""
-    path = ROOT / "datasets" / "prepare_shapes.py"
-    spec = importlib.util.spec_from_file_location("prepare_shapes", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    counts = [part for split in script.SPLITS for part in (f"--num-{split}", "3")]
-    script.main(["--output", str(tmp_path / "shapes"), "--seed", "0", *counts])
+    prepare(tmp_path / "shapes", seed=0, counts=dict.fromkeys(SPLITS, 3))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     samples = DatasetCatalog.get("shapes_panoptic_val")
     metadata = MetadataCatalog.get("shapes_panoptic_val").as_dict()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import train_net
+from mask_former.commands import train
 from mask_former.d2.checkpoint import MaskFormerCheckpointer, average_weights
 from mask_former.d2.predictor import load_predictor
 from mask_former.d2.run.averaging import MovingAverage
@@ -53,7 +53,7 @@ def test_it_is_saved_resumed_evaluated_and_loaded(tmp_path, log):
     MaskFormerCheckpointer(plain).load(str(file))
     assert torch.equal(plain.state_dict()[key], whole.model.state_dict()[key])
     cfg.MODEL.WEIGHTS = str(file)
-    results = train_net.evaluate(cfg, resume=False)
+    results = train.evaluate(cfg, resume=False)
     for name, found in whole._last_eval_results.items():
         assert results[name]["mIoU"] == pytest.approx(found["mIoU"])
 

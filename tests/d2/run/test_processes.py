@@ -16,7 +16,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-import train_net
+from mask_former.commands import train as training
 from mask_former.d2.errors import InputError
 from mask_former.d2.run.processes import is_one_of_several, join_group
 from mask_former.d2.trainer import Trainer
@@ -179,7 +179,7 @@ def test_evaluation_is_that_of_one_process(data):
 def dry_run(folder: Path) -> None:
     opts = flat({**TINY, **LAW, "OUTPUT_DIR": folder / "out"})
     line = ["--config-file", str(CONFIG), "--num-gpus", "0", "--dry-run", *opts]
-    train_net.main(train_net.argument_parser().parse_args(line))
+    training.train_or_evaluate(training.argument_parser().parse_args(line))
 
 
 def test_one_process_tells_of_a_dry_run(data, capfd):

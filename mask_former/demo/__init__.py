@@ -1,0 +1,1 @@
+"""What the commands show with: a model that draws, files, videos, and the pictures of the page."""

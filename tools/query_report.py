@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""The command ``mask_former queries``, by its path in a checkout."""
+
+import sys
+
+from mask_former.__main__ import command
+
+if __name__ == "__main__":
+    sys.exit(command("queries").main())
