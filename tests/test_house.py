@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 STANDARD = sys.stdlib_module_names
 LOWER = {"mask_former.structures", "mask_former.functional"}
-OURS = {*LOWER, "mask_former.modeling", "mask_former.d2", "mask_former"}
+D2 = {*LOWER, "mask_former.modeling", "mask_former.d2"}
 # Detectron2 and what it depends on; torch is among that.
 DETECTRON2 = {"detectron2", "torch", "fvcore", "iopath", "omegaconf", "pycocotools", "yacs", "yaml"}
 DETECTRON2 |= {"cloudpickle", "matplotlib", "tabulate", "tensorboard", "termcolor", "tqdm"}
 # Asked for by name where one is needed and missing.
 OPTIONAL = {"onnx", "onnxruntime", "openvino", "ray", "safetensors", "supervision", "timm", "wandb"}
+FILES_AND_PICTURES = {"numpy", "scipy", "torchvision", "PIL", "cv2", "panopticapi"}
 
 ALLOWED = {  # part of the package: what it may import beside the standard library
     "mask_former/__init__.py": set(),
@@ -35,14 +36,29 @@ ALLOWED = {  # part of the package: what it may import beside the standard libra
     "mask_former/d2": {
         *DETECTRON2,
         *OPTIONAL,
-        "numpy",
-        "scipy",
-        "torchvision",
-        "PIL",
-        "cv2",
-        "panopticapi",
-        *OURS,
+        *FILES_AND_PICTURES,
+        *D2,
+        "mask_former.__version__",
+        "mask_former.runtime",
     },
+    "mask_former/demo": {*DETECTRON2, *FILES_AND_PICTURES, "mask_former.d2", "mask_former.demo"},
+    "mask_former/commands": {
+        *DETECTRON2,
+        *FILES_AND_PICTURES,
+        "mask_former.__main__",
+        "mask_former.commands",
+        "mask_former.demo",
+        "mask_former.runtime",
+        *D2,
+        "flask",
+        "pypi_simple",
+        "requests",
+        "werkzeug",
+        "safetensors",
+        "submitit",
+    },
+    # Imports the module of the command that is asked for.
+    "mask_former/__main__.py": {"mask_former.__version__"},
 }
 INTERNAL = {"mask_former.structures", "mask_former.functional", "mask_former.modeling"}
 
@@ -60,7 +76,8 @@ LOWER_FILES = [
     for part in ("mask_former/structures.py", "mask_former/functional", "mask_former/modeling")
     for path in sources(part)
 ]
-SCRIPTS = [ROOT / "train_net.py", *sources("demo"), *sources("datasets")]
+DOORS = [ROOT / "train_net.py", *sources("demo"), *sources("tools"), *sources("datasets")]
+SCRIPTS = [*sources("mask_former/commands"), *sources("mask_former/demo"), *sources("datasets")]
 
 
 def imports(source: str, package: str) -> Iterator[str]:
@@ -133,9 +150,7 @@ def test_scripts_use_no_internals(path: Path) -> None:
     assert [name for name in imported(path) if within(name, INTERNAL)] == []
 
 
-@pytest.mark.parametrize(
-    "path", [*SCRIPTS, *sources("tools")], ids=lambda path: str(path.relative_to(ROOT))
-)
+@pytest.mark.parametrize("path", DOORS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_scripts_that_name_their_interpreter_can_be_called(path: Path) -> None:
     assert os.access(path, os.X_OK) == path.read_text().startswith("#!")
 

@@ -58,6 +58,17 @@ SWIN_KEYS = (
     ("MODEL.SWIN.DROP_PATH_RATE", "backbone_config.drop_path_rate"),
 )
 
+REQUIRED: dict[str, tuple[Any, ...]] = {
+    "MODEL.META_ARCHITECTURE": ("MaskFormer",),
+    "MODEL.SEM_SEG_HEAD.NAME": ("MaskFormerHead",),
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("BasePixelDecoder",),
+    "MODEL.SEM_SEG_HEAD.NORM": ("GN",),
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": ("res5",),
+    "MODEL.MASK_FORMER.ENC_LAYERS": (0,),
+    "MODEL.MASK_FORMER.PRE_NORM": (False,),
+}
+"""Values of ours that have a counterpart."""
+
 
 def our_config(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Our configuration, as far as it is not the default, for one of theirs.
@@ -137,15 +148,7 @@ def their_config(cfg: CfgNode) -> dict[str, Any]:
     Raises:
         InputError: it has something that they lack.
     """
-    required: dict[str, tuple[Any, ...]] = {
-        "MODEL.META_ARCHITECTURE": ("MaskFormer",),
-        "MODEL.SEM_SEG_HEAD.NAME": ("MaskFormerHead",),
-        "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("BasePixelDecoder",),
-        "MODEL.SEM_SEG_HEAD.NORM": ("GN",),
-        "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": ("res5",),
-        "MODEL.MASK_FORMER.ENC_LAYERS": (0,),
-        "MODEL.MASK_FORMER.PRE_NORM": (False,),
-    }
+    required = dict(REQUIRED)
     theirs: dict[str, Any] = {
         "model_type": "maskformer",
         "architectures": ["MaskFormerForInstanceSegmentation"],

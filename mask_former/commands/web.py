@@ -94,6 +94,13 @@ def create_app(model: Model) -> Flask:
             key = model.take(Path(file.filename or "picture").name, BytesIO(file.read()))
         return jsonify(key=key)
 
+    add_results(app, model)
+    return app
+
+
+def add_results(app: Flask, model: Model) -> None:
+    """Gives the application what there is to see of a picture."""
+
     @app.get("/pictures/<key>/report")
     def report(key: str) -> Response:
         with model.lock:
@@ -125,8 +132,6 @@ def create_app(model: Model) -> Flask:
             side = request.args.get("side", default=1024, type=int)
             drawn = glow(held.image, held.inspection.mask(query), min(max(side, 1), 4096))
         return send_picture(drawn, f"{Path(held.name).stem}.query{query}.png")
-
-    return app
 
 
 def refuse(error: InputError) -> tuple[Response, int]:

@@ -9,6 +9,5 @@ import pytest
 @pytest.fixture(scope="module")
 def tool(request: pytest.FixtureRequest) -> ModuleType:
     """The command that the test's file is named for."""
-    return importlib.import_module(
-        f"mask_former.commands.{request.path.stem.removeprefix('test_')}"
-    )
+    name = request.path.stem.removeprefix("test_")
+    return importlib.import_module(f"mask_former.commands.{name}")
