@@ -7,7 +7,7 @@ registers the architectures and the data sets with Detectron2; ``mask_former.fun
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _PUBLIC = {
     "add_mask_former_config": ".d2.config",

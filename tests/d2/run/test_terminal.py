@@ -135,6 +135,15 @@ def test_the_command_to_resume():
     assert command_to_resume(["x.py", "--resume"]) == "x.py --resume"
 
 
+def test_the_command_to_resume_of_a_program_of_several_words(tmp_path):
+    assert command_to_resume(["python -m p train", "A", "b c"]) == (
+        "python -m p train --resume A 'b c'"
+    )
+    script = tmp_path / "my script.py"
+    script.touch()
+    assert command_to_resume([str(script), "A"]) == f"'{script}' --resume A"
+
+
 @pytest.mark.usefixtures("images")
 def test_few_lines_before_the_first_iteration(tmp_path):
     """The whole of what a user sees of a run, warnings of libraries included."""
