@@ -61,13 +61,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--config-file",
         metavar="FILE",
         type=home,
-        help=f"YAML; default: that in the weights, if train_net.py wrote them, else {CONFIG}",
+        help=f"YAML; default: that in the weights, if a training wrote them, else {CONFIG}",
     )
     add(
         "--weights",
         metavar="FILE",
         type=home,
-        help="a checkpoint; one of train_net.py needs nothing beside it, not even --config-file",
+        help="a checkpoint; that of a training needs nothing beside it, not even --config-file",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--webcam", action="store_true", help="show camera 0, live")
