@@ -5,7 +5,9 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -79,6 +81,13 @@ def datasets_root(request: pytest.FixtureRequest) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}; DETECTRON2_DATASETS names another")
     return folder.resolve()
+
+
+@pytest.fixture(scope="module")
+def tool(request: pytest.FixtureRequest) -> ModuleType:
+    """The command, or the script of ``tools``, that the test's file is named for."""
+    folder = "mask_former.commands" if request.path.parent.name == "commands" else "tools"
+    return import_module(f"{folder}.{request.path.stem.removeprefix('test_')}")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tools import plot_metrics
+from mask_former.commands import plot_metrics
 
 
 @pytest.fixture

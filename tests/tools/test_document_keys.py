@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tools import document_keys
-
 PAGE = Path(__file__).parents[2] / "docs" / "KEYS.md"
 
 
-def test_the_page_is_current(tmp_path, capsys):
+def test_the_page_is_current(tool, tmp_path, capsys):
     written = tmp_path / "KEYS.md"
-    document_keys.main([str(written)])
+    tool.main([str(written)])
     assert capsys.readouterr().out.strip() == str(written)
     assert written.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8"), (
         "run `python tools/document_keys.py docs/KEYS.md`"
@@ -24,6 +22,6 @@ def test_the_page_tells_default_range_and_source():
     assert line.endswith("| paper 4.1 |")
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_a_place_that_cannot_be_written(tool, tmp_path):
     with pytest.raises(SystemExit, match=r"error: a file cannot be read or written: .*Is a direct"):
-        document_keys.main([str(tmp_path)])
+        tool.main([str(tmp_path)])

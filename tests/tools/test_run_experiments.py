@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from datasets.prepare_shapes import prepare
+from mask_former.commands.prepare_shapes import prepare
 from mask_former.d2.config import get_mask_former_cfg
 from mask_former.d2.configuring.checks import leaves
 from mask_former.d2.errors import InputError
