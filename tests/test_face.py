@@ -63,7 +63,7 @@ def test_a_missing_detectron2_is_one_sentence() -> None:
         run("import sys; sys.modules['detectron2'] = None; from mask_former import MaskFormer")
     )
     assert error.startswith("ImportError: mask_former needs Detectron2 0.6 or newer; none is inst")
-    assert f"run `{sys.executable} tools/install_detectron2.py`" in error
+    assert f"run `{sys.executable} -m mask_former install-detectron2`" in error
 
 
 def test_a_bare_folder_named_detectron2_is_none(tmp_path: Path) -> None:

@@ -172,7 +172,9 @@ def test_refusals(tool, run, tmp_path, monkeypatch):
         tool.main([str(run), str(run)])
     old = tmp_path / "old.pth"
     torch.save({"model": {"a": torch.ones(1)}}, old)
-    with pytest.raises(SystemExit, match=r"old\.pth does not carry its configuration; `\./train_"):
+    with pytest.raises(
+        SystemExit, match=r"old\.pth does not carry its configuration; `mask_former train"
+    ):
         tool.main([str(old), str(tmp_path / "o")])
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(SystemExit, match="needs safetensors; install it with `pip install safete"):

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 def checkout(folder: Path, has_environment: bool) -> Path:
     """What a script imports before it needs Detectron2; gives the script."""
     (folder / "mask_former" / "d2").mkdir(parents=True)
-    sources = [f"mask_former/{name}" for name in ("__init__", "d2/__init__", "d2/requirements")]
+    sources = [
+        f"mask_former/{name}" for name in ("__init__", "__main__", "d2/__init__", "d2/requirements")
+    ]
     for name in [*sources, "train_net"]:
         (folder / f"{name}.py").write_bytes((ROOT / f"{name}.py").read_bytes())
     if has_environment:
@@ -36,7 +38,7 @@ def test_the_advice_is_the_environment_beside_the_script(tmp_path, has_environme
     assert line.startswith("error: mask_former needs Detectron2 0.6 or newer; none is installed")
     activate = f"run `source {script.parent}/.venv/bin/activate` first"
     assert (activate in line) == has_environment
-    assert ("tools/install_detectron2.py" in line) != has_environment
+    assert ("-m mask_former install-detectron2" in line) != has_environment
 
 
 def test_no_advice_to_the_environment_in_use(monkeypatch):
