@@ -117,7 +117,7 @@ def test_unknown_type(evaluator_type, data_set, build):
 @pytest.mark.parametrize(
     ("evaluator_type", "package", "command"),
     [
-        ("coco_panoptic_seg", "panopticapi", r"python tools/install_detectron2\.py"),
+        ("coco_panoptic_seg", "panopticapi", "mask_former install-detectron2"),
         ("cityscapes_sem_seg", "cityscapesscripts", "pip install cityscapesscripts"),
         ("cityscapes_instance", "cityscapesscripts", "pip install cityscapesscripts"),
     ],
