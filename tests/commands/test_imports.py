@@ -32,7 +32,9 @@ def test_what_is_named_is_imported_before_anything_is_read(name, tmp_path, monke
     flags = ["--import", str(tmp_path / "parts.py")]
     tail = ["--tasks", "parameter"] if name == "analyze_model" else []
     with pytest.raises(SystemExit, match=r"^error: --import: there is no file .*parts\.py"):
-        importlib.import_module(f"tools.{name}").main([*BUILDERS[name], *flags, *tail])
+        importlib.import_module(f"mask_former.commands.{name}").main(
+            [*BUILDERS[name], *flags, *tail]
+        )
 
 
 def test_a_model_of_own_parts(tiny_weights, tmp_path):  # noqa: F811
@@ -43,12 +45,12 @@ def test_a_model_of_own_parts(tiny_weights, tmp_path):  # noqa: F811
     record["config"] = record["config"].replace("CRITERION: SetCriterion", "CRITERION: mine")
     weights, photos = tmp_path / "model.pth", draw(tmp_path / "photos", 1)
     torch.save(content, weights)
-    release = importlib.import_module("tools.release_model")
+    release = importlib.import_module("mask_former.commands.release_model")
     release.main([str(weights), str(tmp_path / "released")])
     released = str(tmp_path / "released" / "model.safetensors")
     assert "CRITERION: mine" in read_record(released).config
     command = [released, str(photos), str(tmp_path / "out"), "--workers", "1"]
-    predict = importlib.import_module("tools.predict")
+    predict = importlib.import_module("mask_former.commands.predict")
     with pytest.raises(SystemExit, match=r"nobody has registered 'mine'"):
         predict.main(command)
     predict.main([*command, "--import", str(tmp_path / "parts.py")])
