@@ -14,7 +14,7 @@ PINNED = PIP_CONSTRAINT=constraints/$$($(VENV_PYTHON) -c 'import sys; print("py%
 setup: $(INSTALLED)
 
 # Cityscapes' scripts, for its evaluators, declare a backport of `typing` that Python 3 must not get.
-$(INSTALLED): setup.py pyproject.toml tools/install_detectron2.py $(wildcard constraints/*.txt)
+$(INSTALLED): setup.py pyproject.toml mask_former/commands/install_detectron2.py $(wildcard constraints/*.txt)
 	@test -x .venv/bin/pip || $(PYTHON) -c 'import sys; sys.version_info[:2] in ((3, 11), (3, 12)) or sys.exit("Python 3.11 or 3.12 is needed and $(PYTHON) is %d.%d: name another one with `make setup PYTHON=/path/to/python3.11`." % sys.version_info[:2])'
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
 	export $(PINNED) && \

@@ -27,7 +27,7 @@ def test_all_files_of_the_page():
 def test_data_and_classes(folder):
     entries = {file: e for file, e in TABLE.items() if e["config"].startswith(f"{folder}/")}
     for file, entry in entries.items():
-        cfg = load_config(str(ROOT / "configs" / f"{entry['config']}.yaml"), device="cpu")
+        cfg = load_config(entry["config"], device="cpu")
         assert (entry["dataset"],) == cfg.DATASETS.TRAIN
         assert len(zoo_class_names(f"folder/{file}")) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
 
