@@ -65,11 +65,11 @@ class Report(NamedTuple):
     exported: float = 0.0
 
     def __str__(self) -> str:
+        segments = f", {self.matched} of {self.regions} segments" if self.regions else ""
         return (
             f"largest difference {self.difference:.1e} of the largest, same label for "
-            f"{100 * self.pixels:.4f} % of the pixels, {self.matched} of {self.regions} segments; "
-            f"a picture takes {1000 * self.eager:.0f} ms in PyTorch, {1000 * self.exported:.0f} ms "
-            "exported"
+            f"{100 * self.pixels:.4f} % of the pixels{segments}; a picture takes "
+            f"{1000 * self.eager:.0f} ms in PyTorch, {1000 * self.exported:.0f} ms exported"
         )
 
     def check(self, task: str, precision: str) -> None:

@@ -165,3 +165,8 @@ def test_tensors_become_the_models_results(sides, task):
     same = (a.pred_masks == b.pred_masks).float().mean(dim=(1, 2)) > 0.999
     assert same.float().mean() > 0.9  # equal scores may change places
     torch.testing.assert_close(a.pred_boxes.tensor[same], b.pred_boxes.tensor[same], rtol=0, atol=1)
+
+
+def test_segments_are_told_of_where_there_are_some():
+    assert "100.0000 % of the pixels; a picture takes" in str(Report(0.0, 1.0, 0, 0))
+    assert "100.0000 % of the pixels, 2 of 3 segments; a picture" in str(Report(0.0, 1.0, 2, 3))
