@@ -28,7 +28,7 @@ OURS |= {
     f"SOLVER.{name}"
     for name in ("DETERMINISTIC", "ACCUMULATE", "EMA_DECAY", "FREEZE", "CHECKPOINTS_KEPT")
 }
-OURS |= {f"TEST.{name}" for name in ("BEST_METRIC", "PATIENCE", "LOSS")}
+OURS |= {f"TEST.{name}" for name in ("BEST_METRIC", "BOUNDARY_IOU", "PATIENCE", "LOSS")}
 OURS |= {"INPUT.SCALE_JITTER", "WANDB_PROJECT", "MODEL.MASK_FORMER.CLASS_WEIGHTS"}
 OURS |= {
     f"MODEL.MASK_FORMER.TEST.{name}"
