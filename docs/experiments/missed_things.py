@@ -9,6 +9,7 @@ for two fifths or more.
 import argparse
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -30,39 +31,39 @@ def touched(ids: np.ndarray, thing: int, classes: dict[int, int]) -> str:
     return KINDS[2] if classes[thing] in near else KINDS[1] if near else KINDS[0]
 
 
+def fate(mask: np.ndarray, others: Sequence[np.ndarray]) -> str:
+    """Whether a thing [H, W] is found, merged or missed, by the segments [H, W] of its class."""
+    shares = [((mask & other).sum(), other) for other in others]
+    if any(shared / (mask | other).sum() > 0.5 for shared, other in shares):
+        return "found"
+    if any(mask.sum() / 2 < shared < 0.6 * other.sum() for shared, other in shares):
+        return "merged"
+    return "missed"
+
+
 def main() -> None:
-    """Predicts the split, and counts."""
+    """Predicts the held-out pictures, and counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", help="for example output/shapes_demo/train/model_final.pth")
     parser.add_argument("data", type=Path, help="for example output/shapes_demo/data/shapes")
-    parser.add_argument("--split", default="val")
     args = parser.parse_args()
     predict = load_predictor(args.weights)
-    content = json.loads((args.data / f"panoptic_{args.split}.json").read_text(encoding="utf-8"))
+    content = json.loads((args.data / "panoptic_val.json").read_text(encoding="utf-8"))
     things = {entry["id"] for entry in content["categories"] if entry["isthing"]}
     counts: Counter[tuple[str, str]] = Counter()
     for annotation in content["annotations"]:
         stem = Path(annotation["file_name"]).stem
-        image = cv2.imread(str(args.data / "images" / args.split / f"{stem}.jpg"))
+        image = cv2.imread(str(args.data / "images" / "val" / f"{stem}.jpg"))
         found, segments = predict(image)["panoptic_seg"]
-        file = args.data / f"panoptic_{args.split}" / annotation["file_name"]
+        file = args.data / "panoptic_val" / annotation["file_name"]
         truth = rgb_to_id(np.asarray(Image.open(file)))
         listed = {each["id"]: each["category_id"] for each in annotation["segments_info"]}
         classes = {id_: category for id_, category in listed.items() if category in things}
-        masks = {s["id"]: found.numpy() == s["id"] for s in segments}
-        of_class = {s["id"]: s["category_id"] for s in segments}
         for thing, category in classes.items():
+            own = [found.numpy() == s["id"] for s in segments if s["category_id"] == category]
             kind = touched(truth, thing, classes)
-            mask = truth == thing
-            own = [masks[id_] for id_, label in of_class.items() if label == category]
-            shared = [(mask & other).sum() for other in own]
             counts[kind, "all"] += 1
-            if any(s / (mask | o).sum() > 0.5 for s, o in zip(shared, own, strict=True)):
-                counts[kind, "found"] += 1
-            elif any(
-                s > mask.sum() / 2 and s < 0.6 * o.sum() for s, o in zip(shared, own, strict=True)
-            ):
-                counts[kind, "merged"] += 1
+            counts[kind, fate(truth == thing, own)] += 1
     rows = [[kind, *(counts[kind, what] for what in ("all", "found", "merged"))] for kind in KINDS]
     print(tabulate(rows, headers=["it touches", "things", "found", "merged"], tablefmt="github"))
 

@@ -105,7 +105,9 @@ def _figure(folder: Path, row: Row, classes: list[dict[str, Any]]) -> str:
     content = base64.b64encode((folder / row["files"]["thumbnail"]).read_bytes()).decode()
     scores = best_scores(row)
     captions = []
-    for number, score in sorted(scores.items(), key=lambda item: -(item[1] or 1.0)):
+    for number, score in sorted(
+        scores.items(), key=lambda item: -1.0 if item[1] is None else -item[1]
+    ):
         color = ",".join(map(str, classes[number]["color"]))
         text = html.escape(classes[number]["name"]) + ("" if score is None else f" {score:.2f}")
         captions.append(f'<span><i style="background:rgb({color})"></i>{text}</span>')
