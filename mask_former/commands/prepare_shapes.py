@@ -114,9 +114,10 @@ def load_categories(count: int) -> list[Category]:
     if count == len(registered):
         return registered
     stuff = [category for category in registered if not category.isthing]
-    looks = itertools.product(zip(HUES, HUE_ANGLES, strict=True), POLYGONS)
+    # Colours first, which are learnt sooner than forms.
+    looks = itertools.product(POLYGONS, zip(HUES, HUE_ANGLES, strict=True))
     things = []
-    for id_, ((hue, angle), form) in zip(range(len(stuff), count), looks, strict=False):
+    for id_, (form, (hue, angle)) in zip(range(len(stuff), count), looks, strict=False):
         color = [round(255 * part) for part in colorsys.hsv_to_rgb(angle / 360, 0.65, 0.85)]
         things.append(Category(id_, f"{hue} {form}", 1, color))
     return stuff + things

@@ -308,6 +308,21 @@ def test_unknown_evaluators_do_not_end_a_run_with_an_average(cfg, nobodys_set):
     )
 
 
+def test_several_test_sets_keep_their_predictions_apart(cfg, nobodys_set):
+    """Detectron2 lets the files of the last data set overwrite those of the others."""
+    known = "camvid_sem_seg_val"
+    kind = MetadataCatalog.get(known).as_dict() | {"name": nobodys_set}
+    MetadataCatalog.get(nobodys_set).set(**kind)
+    cfg.DATASETS.TEST = (known, nobodys_set)
+    trainer = Trainer(cfg)
+    Trainer.test(cfg, trainer.model)
+    written = Path(cfg.OUTPUT_DIR, "inference").glob("*/sem_seg_predictions.json")
+    assert {file.parent.name for file in written} == {known, nobodys_set}
+    cfg.DATASETS.TEST = (known,)
+    Trainer.test(cfg, trainer.model)
+    assert Path(cfg.OUTPUT_DIR, "inference", "sem_seg_predictions.json").is_file()
+
+
 @pytest.fixture
 def instance_set(cfg: CfgNode, images: Path, tmp_path: Path) -> Iterator[str]:
     """The training images with a box on each, in COCO's format; of two classes."""

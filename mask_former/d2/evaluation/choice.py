@@ -35,7 +35,8 @@ def build_evaluator(
     Args:
         cfg: the whole configuration.
         dataset_name: a registered data set.
-        output_folder: for predictions and results; default ``OUTPUT_DIR/inference``.
+        output_folder: for predictions and results; default ``OUTPUT_DIR/inference``. Where
+            ``DATASETS.TEST`` names several data sets, each has a folder of its name in it.
 
     Raises:
         NotImplementedError: of an ``evaluator_type`` that is not known; Detectron2 then skips the
@@ -43,6 +44,8 @@ def build_evaluator(
         InputError: the model gives none of the results that the data set is evaluated on.
     """
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    if len(cfg.DATASETS.TEST) > 1:
+        folder = os.path.join(folder, dataset_name)
     evaluators = [make(dataset_name, folder) for make in choose_evaluators(cfg, dataset_name)]
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
