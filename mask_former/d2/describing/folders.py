@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..data.pairing import LABEL_EXTENSIONS, LOSSY_EXTENSIONS, PICTURE_EXTENSIONS, walk
@@ -81,6 +82,13 @@ def find_splits(folder: str) -> dict[str, Found]:
         splits[split] = _paired(ours, theirs, *suffixes)
     is_labelled = any(labels for found in splits.values() for _, labels in found.pairs)
     return {split: found for split, found in splits.items() if found.pairs} if is_labelled else {}
+
+
+def listed_without_picture(folder: str, splits: Mapping[str, Found]) -> list[str]:
+    """The names in text files of splits that no picture of the splits has."""
+    images = (image for found in splits.values() for image, _ in found.pairs)
+    stems = {os.path.splitext(os.path.basename(image))[0] for image in images}
+    return [stem for stem in _listed_splits(folder) if stem not in stems]
 
 
 def why_not_paired(folder: str) -> str:

@@ -18,7 +18,13 @@ from ..errors import InputError
 from ..run.files import replacing
 from .coco import Annotations, convert_yolo, find_annotations
 from .conversion import convert
-from .folders import Found, find_splits, lie_among_pictures, why_not_paired
+from .folders import (
+    Found,
+    find_splits,
+    lie_among_pictures,
+    listed_without_picture,
+    why_not_paired,
+)
 from .foreign import Foreign, Kind, find_foreign
 from .values import Names, find_names, name_classes, published_names, scan
 
@@ -160,7 +166,7 @@ def _from_pairs(
     splits = {s: _split_paths(s, found[s], output) for s in sorted(found, key=_SPLITS.index) if s}
     labelled = [s for s, each in found.items() if s != "test" and any(p[1] for p in each.pairs)]
     drawn = [] if {"train", "val"} <= set(labelled) else labelled or ["test"]
-    notes += _left_out(found, drawn)
+    notes += _left_out(folder, found, drawn)
     if drawn:
         pairs = [pair for split in drawn for pair in found[split].pairs]
         splits = {**splits, **_drawn_splits(folder, pairs, output)}
@@ -173,7 +179,7 @@ def _from_pairs(
     return Recognized({**content, "splits": ordered}, notes)
 
 
-def _left_out(found: dict[str, Found], drawn: Sequence[str]) -> Iterator[str]:
+def _left_out(folder: str, found: dict[str, Found], drawn: Sequence[str]) -> Iterator[str]:
     """What the lists of splits do not name, so that no survey can tell of it."""
     listed = [each for s, each in found.items() if s in drawn or (s and not each.is_regular)]
     listed = [each for each in listed if any(label for _, label in each.pairs)]
@@ -185,6 +191,7 @@ def _left_out(found: dict[str, Found], drawn: Sequence[str]) -> Iterator[str]:
         ),
         ("label maps have no picture", [label for each in listed for label in each.orphans]),
         ("pictures are in no split", [image for image, _ in of_none]),
+        ("names in lists of splits have no picture", listed_without_picture(folder, found)),
     ):
         if paths:
             yield f"{len(paths)} {what} and are left out, such as {paths[0]}"

@@ -507,6 +507,23 @@ def test_pictures_of_a_json_that_lie_nowhere(folder, output):
         described(folder, output)
 
 
+def test_what_a_list_names_and_is_not_there_is_told(folder, output, write):
+    """As of an unpacked archive of which a part is missing."""
+    for name in "abc":
+        write(f"JPEGImages/{name}.jpg")
+        write(f"SegmentationClass/{name}.png", values=[0, 1])
+    for split, names in {"train": "ab", "val": "cxy"}.items():
+        listing = folder / f"ImageSets/Segmentation/{split}.txt"
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        listing.write_text("\n".join(names))
+    _, found = described(folder, output)
+    told = "2 names in lists of splits have no picture and are left out, such as x"
+    assert told in found.notes
+    write("JPEGImages/x.jpg", "JPEGImages/y.jpg")
+    _, found = described(folder, output)
+    assert not any("names in lists" in note for note in found.notes)
+
+
 def test_what_a_list_does_not_name_is_told(folder, output, write):
     """Of folders the survey tells; the lists name pairs alone."""
     write(*(f"images/{name}.jpg" for name in "abcd"))
