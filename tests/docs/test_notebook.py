@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -38,7 +39,12 @@ def test_it_was_committed_with_what_it_gives():
     assert NOTEBOOK.stat().st_size < 1_500_000
 
 
-@pytest.mark.nightly  # 50 s on busy cores
+def words_and_numbers(texts):
+    """Apart, as another processor may count a pixel on the border of a mask to its neighbour."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", "\n".join(texts))
+    return parts[::2], [float(number) for number in parts[1::2]]
+
+
 def test_it_runs_and_its_pictures_and_its_words_before_the_training_are_the_same():
     nbformat = pytest.importorskip("nbformat", reason="needs the extra docs")
     nbclient = pytest.importorskip("nbclient", reason="needs the extra docs")
@@ -47,4 +53,8 @@ def test_it_runs_and_its_pictures_and_its_words_before_the_training_are_the_same
     resources = {"metadata": {"path": str(DOCS)}}
     nbclient.NotebookClient(again, timeout=540, resources=resources).execute()
     assert len(pictures(again)) == len(pictures(before))
-    assert printed(again)[:-2] == printed(before)[:-2]
+    # What is printed of the training is another one's on another processor.
+    words, numbers = words_and_numbers(printed(again)[:-2])
+    expected_words, expected_numbers = words_and_numbers(printed(before)[:-2])
+    assert [word.split() for word in words] == [word.split() for word in expected_words]
+    assert numbers == pytest.approx(expected_numbers, rel=0.02, abs=0.02)
