@@ -32,8 +32,8 @@ from torch import nn
 from tqdm import tqdm
 
 from ..d2.build.model import build_model
-from ..d2.commands.arguments import positive
-from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.command_line.arguments import positive
+from ..d2.command_line.importing import add_import_argument, import_code
 from ..d2.data.checks import check_dataset
 from ..d2.data.datasets import register_descriptions
 from ..d2.data.mappers import EvaluationMapper

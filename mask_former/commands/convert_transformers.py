@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..d2.build.model import build_model
 from ..d2.checkpoint import MaskFormerCheckpointer
-from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.command_line.importing import add_import_argument, import_code
 from ..d2.config import load_config
 from ..d2.data.preparing import replacing, telling_errors
 from ..d2.errors import InputError

@@ -16,8 +16,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
-from ..d2.commands.arguments import add_opts_argument, share
-from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.command_line.arguments import add_opts_argument, share
+from ..d2.command_line.importing import add_import_argument, import_code
 from ..d2.configuring.published import configs_folder
 from ..d2.data.reading import read_image
 from ..d2.errors import InputError

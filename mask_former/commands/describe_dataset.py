@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..d2.commands.arguments import positive
+from ..d2.command_line.arguments import positive
 from ..d2.data.preparing import telling_errors
 from ..d2.describing.command import add_arguments, tell
 from ..d2.describing.describe import Request, describe

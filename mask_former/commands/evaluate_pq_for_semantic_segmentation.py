@@ -19,7 +19,7 @@ from pycocotools import mask as mask_util
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.command_line.importing import add_import_argument, import_code
 from ..d2.data.checks import check_dataset
 from ..d2.data.datasets import register_all, register_descriptions
 from ..d2.data.entries import check_segmentation

@@ -20,8 +20,8 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import Resize
 from PIL import Image
 
-from ..d2.commands.arguments import add_opts_argument
-from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.command_line.arguments import add_opts_argument
+from ..d2.command_line.importing import add_import_argument, import_code
 from ..d2.data.pairing import PICTURE_EXTENSIONS
 from ..d2.data.preparing import telling_errors
 from ..d2.errors import InputError

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..d2.commands.arguments import add_opts_argument, positive, share
-from ..d2.commands.importing import add_import_argument
+from ..d2.command_line.arguments import add_opts_argument, positive, share
+from ..d2.command_line.importing import add_import_argument
 from ..d2.data.preparing import telling_errors
 from ..d2.prediction.journal import WHOLE, Part
 from ..d2.prediction.running import Summary, merge, predict

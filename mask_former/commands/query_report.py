@@ -17,8 +17,8 @@ from typing import NamedTuple
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from ..d2.commands.arguments import add_opts_argument, positive
-from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.command_line.arguments import add_opts_argument, positive
+from ..d2.command_line.importing import add_import_argument, import_code
 from ..d2.data.checks import check_dataset
 from ..d2.data.pairing import PICTURE_EXTENSIONS, walk
 from ..d2.data.preparing import telling_errors

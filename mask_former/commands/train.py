@@ -23,8 +23,8 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..d2.allocation import keep_freed_memory
 from ..d2.checkpoint import LoadOptions, MaskFormerCheckpointer, average_weights
-from ..d2.commands.arguments import share
-from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.command_line.arguments import share
+from ..d2.command_line.importing import add_import_argument, import_code
 from ..d2.config import load_config
 from ..d2.data.preparing import telling_errors
 from ..d2.describing.command import add_arguments, tell

@@ -22,8 +22,8 @@ except ImportError as error:
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
-from ..d2.commands.arguments import add_opts_argument
-from ..d2.commands.importing import add_import_argument, import_code
+from ..d2.command_line.arguments import add_opts_argument
+from ..d2.command_line.importing import add_import_argument, import_code
 from ..d2.errors import InputError
 from ..d2.predictor import load_predictor
 from ..d2.visualization.queries import Thresholds

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..commands.arguments import positive
+from ..command_line.arguments import positive
 from ..errors import InputError
 from .reading import describe_root, naming
 

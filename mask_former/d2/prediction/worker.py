@@ -12,7 +12,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from PIL import Image
 
-from ..commands.importing import import_code
+from ..command_line.importing import import_code
 from ..errors import InputError
 from ..predictor import Predictor, Sample, predict_batched
 from ..run.files import replacing

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mask_former.d2.commands.importing import add_import_argument, import_code
+from mask_former.d2.command_line.importing import add_import_argument, import_code
 from mask_former.d2.errors import InputError
 
 

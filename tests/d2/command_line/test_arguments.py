@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from mask_former.d2.commands.arguments import positive, share
+from mask_former.d2.command_line.arguments import positive, share
 
 
 def test_numbers_in_their_range():
