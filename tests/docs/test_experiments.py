@@ -34,7 +34,7 @@ def cross_entropy() -> ModuleType:
 
 
 def test_shares_of_hue_and_form():
-    """Of 100 pixels of things 60 are right, 20 have the hue, 10 the form, 4 neither, 6 are grass."""
+    """Of 100 pixels of things 60 are right; 20 have the hue, 10 the form, 4 neither, 6 grass."""
     names = ["grass", "red disc", "red star", "blue disc", "blue star"]
     confusion = np.zeros((5, 5), np.int64)
     confusion[0, 1] = 50  # grass that gets a thing does not count
