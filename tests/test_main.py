@@ -1,6 +1,7 @@
 """The command ``mask_former``, its list, and the doors of a checkout."""
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -119,3 +120,14 @@ def test_the_configurations_are_listed(capsys):
     assert first == f"in {ROOT / 'configs'}:"
     assert "ade20k-150/maskformer_R50_bs16_160k" in names
     assert len(names) == len(list(ROOT.glob("configs/**/*.yaml")))
+
+
+def test_control_c_is_no_traceback(monkeypatch, capsys):
+    module = importlib.import_module("mask_former.commands.configs")
+
+    def stopped(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "main", stopped)
+    assert main(["configs"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -20,7 +20,7 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import Resize
 from PIL import Image
 
-from ..d2.command_line.arguments import add_opts_argument
+from ..d2.command_line.arguments import add_opts_argument, positive
 from ..d2.command_line.importing import add_import_argument, import_code
 from ..d2.data.pairing import PICTURE_EXTENSIONS
 from ..d2.data.preparing import telling_errors
@@ -50,7 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument(
         "--size",
-        type=int,
+        type=positive,
         nargs=2,
         metavar=("H", "W"),
         help="pictures are resized to this; default: any size",
