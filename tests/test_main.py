@@ -131,3 +131,29 @@ def test_control_c_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setattr(module, "main", stopped)
     assert main(["configs"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "name", "values"),
+    [
+        ("predict", "w i o --format label --format coco", "format", ["label", "coco"]),
+        ("demo", "--input a --input b --output o", "input", ["a", "b"]),
+        ("demo", "--input a --output o --save label --save json", "save", ["label", "json"]),
+        ("demo", "--input a --output o", "save", ["overlay"]),
+        (
+            "analyze_model",
+            "--config-file a --tasks flop --tasks parameter",
+            "tasks",
+            ["flop", "parameter"],
+        ),
+        (
+            "export",
+            "w o.onnx --format onnx --pictures a --pictures b",
+            "pictures",
+            ["a", "b"],
+        ),
+    ],
+)
+def test_no_value_of_an_option_that_is_given_twice_is_lost(command, line, name, values):
+    module = importlib.import_module(f"mask_former.commands.{command}")
+    assert getattr(module.parse_args(line.split()), name) == values
