@@ -7,6 +7,7 @@ import argparse
 import difflib
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -82,7 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     is_script = argv is None and os.path.basename(sys.argv[0]) != "__main__.py"
     program = shlex.quote(sys.argv[0]) if is_script else f"{sys.executable} -m {__package__}"
     sys.argv = [f"{program} {name}", *arguments[1:]]
-    return command(name).main(arguments[1:])
+    try:
+        return command(name).main(arguments[1:])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _known(name: str) -> str:

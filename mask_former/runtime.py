@@ -191,15 +191,20 @@ def load(path: str | Path, providers: Sequence[str] = (), threads: int = 0) -> M
         threads: how many may compute; 0: as many as there are cores.
 
     Raises:
-        ValueError: the file was not exported by `mask_former export`.
+        ValueError: there is no such file, or `mask_former export` has not written it.
     """
     import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidProtobuf, NoSuchFile
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=list(providers) or onnxruntime.get_available_providers()
-    )
+    given = list(providers) or onnxruntime.get_available_providers()
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=given)
+    except (Fail, InvalidProtobuf, NoSuchFile) as error:
+        raise ValueError(
+            f"{path} cannot be loaded ({error}); name what `mask_former export --format onnx` wrote"
+        ) from error
     metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
     if METADATA_KEY not in metadata:
         raise ValueError(
@@ -250,11 +255,14 @@ def main(argv: Sequence[str]) -> None:
     """Prints the segments of a picture and, if a third file is named, writes its overlay."""
     if len(argv) not in (2, 3):
         raise SystemExit("usage: python runtime.py MODEL.onnx PICTURE [OVERLAY]")
-    result = load(argv[0])(argv[1])
-    for segment in result.segments:
-        print(f"{segment.category}\t{segment.score:.3f}\t{segment.area} pixels")
-    if len(argv) == 3:
-        result.overlay(argv[1]).save(argv[2])
+    try:
+        result = load(argv[0])(argv[1])
+        for segment in result.segments:
+            print(f"{segment.category}\t{segment.score:.3f}\t{segment.area} pixels")
+        if len(argv) == 3:
+            result.overlay(argv[1]).save(argv[2])
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command ``mask_former``, its list, and the doors of a checkout."""
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -119,3 +120,40 @@ def test_the_configurations_are_listed(capsys):
     assert first == f"in {ROOT / 'configs'}:"
     assert "ade20k-150/maskformer_R50_bs16_160k" in names
     assert len(names) == len(list(ROOT.glob("configs/**/*.yaml")))
+
+
+def test_control_c_is_no_traceback(monkeypatch, capsys):
+    module = importlib.import_module("mask_former.commands.configs")
+
+    def stopped(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "main", stopped)
+    assert main(["configs"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "name", "values"),
+    [
+        ("predict", "w i o --format label --format coco", "format", ["label", "coco"]),
+        ("demo", "--input a --input b --output o", "input", ["a", "b"]),
+        ("demo", "--input a --output o --save label --save json", "save", ["label", "json"]),
+        ("demo", "--input a --output o", "save", ["overlay"]),
+        (
+            "analyze_model",
+            "--config-file a --tasks flop --tasks parameter",
+            "tasks",
+            ["flop", "parameter"],
+        ),
+        (
+            "export",
+            "w o.onnx --format onnx --pictures a --pictures b",
+            "pictures",
+            ["a", "b"],
+        ),
+    ],
+)
+def test_no_value_of_an_option_that_is_given_twice_is_lost(command, line, name, values):
+    module = importlib.import_module(f"mask_former.commands.{command}")
+    assert getattr(module.parse_args(line.split()), name) == values

@@ -128,3 +128,13 @@ def test_a_strange_file_is_refused(tmp_path):
     onnx.save(content, tmp_path / "m.onnx")
     with pytest.raises(ValueError, match=r"no metadata 'mask_former': it was not exported"):
         runtime.load(tmp_path / "m.onnx", ["CPUExecutionProvider"])
+
+
+def test_a_file_that_is_none_is_one_sentence(tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is an extra")
+    text = tmp_path / "model.onnx"
+    for content in (None, "no model"):
+        if content:
+            text.write_text(content)
+        with pytest.raises(SystemExit, match=r"error: .*model\.onnx cannot be loaded .* name what"):
+            runtime.main([str(text), "picture.jpg"])

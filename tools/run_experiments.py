@@ -8,15 +8,17 @@ prints the table of what there is.
 """
 
 import argparse
+import fcntl
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TextIO
 
 # Before other packages: it says in one sentence what is missing.
 try:
@@ -31,6 +33,8 @@ from mask_former.d2.run.files import json_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = {"config": str, "seeds": list, "settings": dict, "rows": dict, "columns": dict}
+OURS = ("SEED", "OUTPUT_DIR")
+"""Keys of a configuration that tell the runs apart."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +57,36 @@ class Run:
                 f"{self.folder} was trained with other settings, {self._record} says which; take "
                 "it away, or name another folder"
             )
-        if not (self.folder / "model_final.pth").is_file():
+        metrics = self.folder / "metrics.json"
+        if not (metrics.is_file() and (self.folder / "model_final.pth").is_file()):
             return {}
-        lines = json_lines(self.folder / "metrics.json")
+        lines = json_lines(metrics)
+        # The weights are saved before the last evaluation, which is the last to write a line.
+        if not (lines and any("/" in metric for metric in lines[-1])):
+            return {}
         return {metric: value for line in lines for metric, value in line.items()}
 
     def train(self) -> None:
-        """From the start, or from where it was interrupted."""
-        begun = ["--resume"] if (self.folder / "last_checkpoint").is_file() else []
+        """From the start, or from where it was interrupted.
+
+        Raises:
+            InputError: it fails, or is already being trained.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._record.write_text(self._settings, encoding="utf-8")
-        config = ["--config-file", str(ROOT / self.config)]
-        command = [sys.executable, str(ROOT / "train_net.py"), *config, *begun]
         with open(self.folder / "terminal.txt", "a", encoding="utf-8") as log:
-            code = subprocess.run(
-                [*command, "OUTPUT_DIR", str(self.folder), *self.options],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            ).returncode
+            try:
+                # The training inherits it, also from a command that is killed.
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"{self.name} is being trained in {self.folder} already, perhaps since a "
+                    "command that was killed; wait until it has ended"
+                ) from error
+            self._record.write_text(self._settings, encoding="utf-8")
+            begun = ["--resume"] if (self.folder / "last_checkpoint").is_file() else []
+            config = ["--config-file", str(ROOT / self.config)]
+            command = [sys.executable, str(ROOT / "train_net.py"), *config, *begun]
+            code = run_to_end([*command, "OUTPUT_DIR", str(self.folder), *self.options], log)
         if code != 0:
             raise InputError(
                 f"{self.name} ended with exit code {code}; {log.name} says why, and the same "
@@ -86,6 +102,18 @@ class Run:
         return shlex.join([self.config, *self.options]) + "\n"
 
 
+def run_to_end(command: Sequence[str], log: TextIO) -> int:
+    """The exit code of a training, which after Ctrl-C and TERM has the time to save."""
+    with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as training:
+        former = signal.signal(signal.SIGTERM, lambda number, _: training.send_signal(number))
+        try:
+            return training.wait()
+        except KeyboardInterrupt:  # which the terminal has sent to the training as well
+            return training.wait()
+        finally:
+            signal.signal(signal.SIGTERM, former)
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -94,7 +122,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, action="append", help="instead of those of the file; may be repeated"
     )
-    parser.add_argument("--rows", help="regular expression: only rows whose name it matches")
+    parser.add_argument(
+        "--rows",
+        type=_pattern,
+        default="",
+        metavar="PATTERN",
+        help="regular expression: only rows in whose name it is",
+    )
     parser.add_argument("--print", action="store_true", help="train nothing, print what there is")
     parser.add_argument(
         "opts",
@@ -105,12 +139,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression ({error})") from error
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains seed after seed, so that a table of fewer seeds is there first."""
     args = parse_args(argv)
     table = read_table(args.table)
-    seeds = args.seed or table["seeds"]
-    rows = {name: row for name, row in table["rows"].items() if re.search(args.rows or "", name)}
+    seeds = list(dict.fromkeys(args.seed or table["seeds"]))
+    rows = {name: row for name, row in table["rows"].items() if args.rows.search(name)}
+    if not rows:
+        names = ", ".join(table["rows"])
+        raise InputError(f"--rows {args.rows.pattern} is in no row of {args.table}: {names}")
     runs = {(name, seed): make_run(args, table, name, seed) for seed in seeds for name in rows}
     for run in runs.values():
         if not args.print and not run.results():
@@ -134,14 +178,29 @@ def read_table(path: str) -> dict[str, Any]:
         raise InputError(
             f"{path} has the unknown parts {sorted(unknown)}; known: {', '.join(PARTS)}"
         )
+    for row, settings in table["rows"].items():
+        if not isinstance(settings, dict):
+            raise InputError(f"{path}: the row {row} is {settings!r}; give its settings, or {{}}")
+    wrong = [seed for seed in table["seeds"] if type(seed) is not int or seed < 0]
+    if wrong or not table["seeds"]:
+        raise InputError(f"{path}: seeds are {table['seeds']}; give whole numbers from 0 on")
     if len({folder_of(name) for name in table["rows"]}) < len(table["rows"]):
         raise InputError(f"two rows of {path} would have one folder; give them other names")
     return table
 
 
 def make_run(args: argparse.Namespace, table: dict[str, Any], name: str, seed: int) -> Run:
-    """The training of a row with a seed; what the row says counts before the settings of all."""
-    settings = {"SEED": seed, **table["settings"], **table["rows"][name]}
+    """The training of a row with a seed; what the row says counts before the settings of all.
+
+    Raises:
+        InputError: the settings say where it is written, or which seed it has.
+    """
+    settings = {**table["settings"], **table["rows"][name]}
+    if taken := [key for key in OURS if key in (*settings, *args.opts[::2])]:
+        raise InputError(
+            f"{name}: {taken[0]} is set for each run; name seeds (--seed) and OUTPUT instead"
+        )
+    settings = {"SEED": seed, **settings}
     options = [str(part) for setting in settings.items() for part in setting]
     folder = args.output.resolve() / folder_of(name) / f"seed{seed}"
     return Run(f"{name}, seed {seed}", folder, table["config"], [*options, *args.opts])

@@ -170,7 +170,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--config-file", metavar="FILE", help="YAML; default: that in MODEL.WEIGHTS")
-    add("--tasks", required=True, nargs="+", choices=TASKS, help="one or several")
+    add(
+        "--tasks",
+        required=True,
+        nargs="+",
+        action="extend",
+        choices=TASKS,
+        help="one or several",
+    )
     add("-n", "--num-inputs", type=positive, default=100, help="images (default: %(default)s)")
     add("--use-fixed-input-size", action="store_true", help="one input of zeros, no data set")
     add_import_argument(parser)

@@ -22,6 +22,7 @@ from ..d2.build.model import build_model
 from ..d2.checkpoint import MaskFormerCheckpointer
 from ..d2.command_line.importing import add_import_argument, import_code
 from ..d2.config import load_config
+from ..d2.data.json_files import read_json
 from ..d2.data.preparing import replacing, telling_errors
 from ..d2.errors import InputError
 from ..d2.weights.reading import read_weights
@@ -76,6 +77,12 @@ def our_config(theirs: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: it has something that we lack.
     """
+    for section in ("backbone_config", "decoder_config"):
+        if not (isinstance(theirs, Mapping) and "model_type" in (theirs.get(section) or ())):
+            raise InputError(
+                f"config.json has no {section} with a model_type; give a folder that "
+                "save_pretrained of a MaskFormerForInstanceSegmentation has written"
+            )
     theirs = {**theirs, "num_labels": len(theirs.get("id2label", range(2)))}  # 2: their default
     backbone, decoder = theirs["backbone_config"], theirs["decoder_config"]
     kind = backbone["model_type"]
@@ -115,6 +122,8 @@ def our_config(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _our_resnet(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    if missing := {"depths", "hidden_sizes", "embedding_size"} - backbone.keys():
+        raise InputError(f"backbone_config is a resnet without {', '.join(sorted(missing))}")
     depths = [depth for depth, blocks in DEPTHS.items() if blocks == backbone["depths"]]
     sizes = backbone["hidden_sizes"]
     if backbone.get("layer_type") != "bottleneck" or not depths:
@@ -230,11 +239,8 @@ def convert_from(folder: Path, output: Path, trusted: bool = False) -> None:
             f"{folder} has no config.json, or neither of {', '.join(names)}; give a folder that "
             "save_pretrained has written"
         )
-    if files[0].suffix == ".safetensors":
-        weights = _safetensors().load_file(files[0])
-    else:
-        weights = read_weights(str(files[0]), trusted=trusted)["model"]
-    options = our_config(json.loads(config.read_text()))
+    weights = read_weights(str(files[0]), trusted=trusted)["model"]
+    options = our_config(read_json(str(config), "configuration"))
     state = from_theirs({name: torch.as_tensor(value) for name, value in weights.items()})
     cfg = load_config(opts=[part for pair in options.items() for part in pair], device="cpu")
     model = build_model(cfg)

@@ -75,6 +75,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--input",
         nargs="+",
+        action="extend",
         metavar="PICTURE",
         help="pictures, or one quoted pattern such as '~/photos/*.jpg'",
     )
@@ -82,6 +83,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_import_argument(parser)
     add_opts_argument(parser, ", MODEL.WEIGHTS FILE among them")
     args = parser.parse_args(argv)
+    args.save = args.save or ["overlay"]
     check_args(parser, args)
     return args
 
@@ -99,8 +101,8 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--save",
         nargs="+",
+        action="extend",
         choices=("overlay", *SAVERS),
-        default=["overlay"],
         help="what to write to --output, see below; default: overlay, the only one for videos",
     )
     add("--fast", action="store_true", help="draw with OpenCV instead of matplotlib: plainer")

@@ -20,8 +20,10 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import Resize
 from PIL import Image
 
-from ..d2.command_line.arguments import add_opts_argument
+from ..d2.command_line.arguments import add_opts_argument, positive
 from ..d2.command_line.importing import add_import_argument, import_code
+from ..d2.data.checks import check_dataset
+from ..d2.data.datasets import register_descriptions
 from ..d2.data.pairing import PICTURE_EXTENSIONS
 from ..d2.data.preparing import telling_errors
 from ..d2.errors import InputError
@@ -50,7 +52,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument(
         "--size",
-        type=int,
+        type=positive,
         nargs=2,
         metavar=("H", "W"),
         help="pictures are resized to this; default: any size",
@@ -63,7 +65,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--precision", choices=[*POINTS], default="float32", help="default: %(default)s")
     add("--raw", action="store_true", help="give class and mask logits instead of a result")
     add("--config-file", metavar="FILE", help="YAML, for weights that do not carry their own")
-    add("--pictures", nargs="+", default=[], metavar="FILE", help="to compare on; default: drawn")
+    add(
+        "--pictures",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="to compare on; default: drawn",
+    )
     add("--calibrate", type=Path, metavar="FOLDER", help="of pictures, for --precision int8")
     add("--evaluate", metavar="DATASET", help="compare mIoU, PQ or AP on this data set too")
     add_import_argument(parser)
@@ -77,6 +86,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--precision int8 is for --format onnx")
     if args.output.suffix != SUFFIXES[args.format]:
         parser.error(f"OUTPUT of --format {args.format} ends in {SUFFIXES[args.format]}")
+    if args.output.is_dir():
+        parser.error(f"OUTPUT {args.output} is a folder; name the file to write")
     return args
 
 
@@ -96,7 +107,11 @@ def export(args: argparse.Namespace) -> None:
         InputError: the model cannot be exported so, or the file differs from it.
     """
     pictures = [np.asarray(read_picture(path)) for path in args.pictures] or list(map(draw, DRAWN))
+    calibration = pictures_of(args.calibrate) if args.calibrate else []
     predictor, task = load_model(args)
+    if args.evaluate:
+        register_descriptions(predictor.cfg)
+        check_dataset(args.evaluate, predictor.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     info = information(predictor, task, args.size)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".export") as folder:
@@ -109,7 +124,7 @@ def export(args: argparse.Namespace) -> None:
         write(graph, info, Request(args.format, size, half), path)
         if args.precision == "int8":
             source = path.rename(path.with_name("float32.onnx"))
-            quantize(source, path, load_exported(source, "onnx"), pictures_of(args.calibrate))
+            quantize(source, path, load_exported(source, "onnx"), calibration)
             source.unlink()
         model = load_exported(path, args.format)
         report = compare(predictor, model, pictures, task)

@@ -83,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     if args.output.is_dir():
         sys.exit(f"error: {args.output} is a folder; name the picture to write in it")
+    if not args.output.suffix:
+        sys.exit(f"error: {args.output} has no suffix, such as .png, to say the picture's format")
     try:
         draw(curves, args.metric).savefig(args.output, dpi=110)
     except (OSError, ValueError) as error:

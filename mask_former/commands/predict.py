@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("input", nargs="?", metavar="INPUT", help="folder, file, list (.txt) or quoted pattern")
     add("output", nargs="?", type=home, metavar="OUTPUT", help="folder to write, outside of INPUT")
     add("--config-file", type=home, metavar="FILE", help="YAML, for weights that carry none")
-    add("--format", nargs="+", choices=FORMATS, default=["label"], help="default: label")
+    add("--format", nargs="+", action="extend", choices=FORMATS, help="default: label")
     add("--gallery", action="store_true", help="write gallery.html: a page of thumbnails to search")
     add("--min-score", type=share, default=0.5, metavar="0..1", help="of instances; default: 0.5")
     add("--batch-size", type=positive, default=1, metavar="N", help="pictures at once; default: 1")
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> Summary:
         output=Path(args.output),
         config_file=args.config_file,
         opts=args.opts,
-        formats=sorted(set(args.format)),
+        formats=sorted(set(args.format or ["label"])),
         thumbnails=args.gallery,
         min_score=args.min_score,
         batch_size=args.batch_size,

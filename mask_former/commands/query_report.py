@@ -12,6 +12,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog
@@ -89,10 +90,23 @@ def pictures_below(folder: str) -> list[Picture]:
     return [Picture(os.path.join(os.path.expanduser(folder), file), None) for file in files]
 
 
+def check_output(file: Path) -> None:
+    """Makes the folder of the page, and sees before all the work whether one can write there.
+
+    Raises:
+        InputError: the page is a folder.
+    """
+    if file.is_dir():
+        raise InputError(f"--output {file} is a folder; name the page to write in it")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    TemporaryFile(dir=file.parent).close()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Asks the queries about every picture, writes the page, prints the text."""
     args = parse_args(argv)
     with telling_errors():
+        check_output(args.output)
         import_code(args.imports)
         predictor = load_predictor(args.config_file, args.weights, args.opts)
         names = class_metadata(predictor.cfg).stuff_classes
@@ -106,7 +120,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         usage = count(answered(), len(names))
         title = f"Queries of {Path(args.weights).name} on {args.data or args.input}"
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         note = passed_whole(inspectable(predictor).inference)
         write_query_report(usage, names, title, args.output, note)
     print(query_text(usage, names, title, note))

@@ -93,6 +93,8 @@ def find_checkpoint(run: Path, output: Path) -> Path:
         )
     if output.resolve() == file.parent.resolve():
         raise InputError(f"{output} is the run, whose {CONFIG} would be replaced; name another")
+    if (output / CARD).exists() and not (output / WEIGHTS).exists():
+        raise InputError(f"{output} has a {CARD} of something else; name a folder for the release")
     return file
 
 

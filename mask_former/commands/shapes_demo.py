@@ -27,7 +27,9 @@ from tabulate import tabulate
 from ..d2.config import load_config
 from ..d2.configuring.published import configs_folder
 from ..d2.data.annotations import read_panoptic_map
+from ..d2.data.preparing import telling_errors
 from ..d2.data.reading import read_image
+from ..d2.errors import InputError
 from ..d2.visualization.drawing import enlarge
 from ..d2.visualization.tracker import Tracker
 from ..demo.predictor import VisualizationDemo
@@ -69,8 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     output = args.output.resolve()
     run, sheet = output / "train", output / "shapes_sheet.png"
-    sheet.unlink(missing_ok=True)  # an interrupted run must not pass for a finished one
-    prepare_data(output / "data" / "shapes", args)
+    with telling_errors():
+        check_options(args.opts)
+        sheet.unlink(missing_ok=True)  # an interrupted run must not pass for a finished one
+        prepare_data(output / "data" / "shapes", args)
     os.environ["DETECTRON2_DATASETS"] = str(output / "data")  # for the training, and for us
     start = time.perf_counter()
     train(run, args)
@@ -79,6 +83,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     draw_sheet(run, metrics).save(sheet)
     print(describe(metrics, seconds))
     print(sheet)
+
+
+def check_options(opts: Sequence[str]) -> None:
+    """Refuses what would leave nothing to show after the training.
+
+    Raises:
+        InputError: a key is unknown, or another folder or task is asked for.
+    """
+    cfg = load_config(str(CONFIG), [*opts], "cpu")
+    if "OUTPUT_DIR" in opts[::2]:
+        raise InputError("OUTPUT_DIR is set by the demo; name another folder with --output")
+    if not (cfg.DATASETS.TEST and cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON):
+        raise InputError(
+            "the demo shows panoptic segments of DATASETS.TEST; leave it and "
+            "MODEL.MASK_FORMER.TEST.PANOPTIC_ON as they are, or use `mask_former train`"
+        )
 
 
 def prepare_data(folder: Path, args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ preempted or reaches its time saves after the iteration, is queued again, and go
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -82,16 +83,25 @@ def submit(args: argparse.Namespace) -> Any:
     except ImportError:
         sys.exit("error: submitit is not installed: pip install 'mask_former[slurm]'")
     wrong = {"--nodes": args.nodes < 1, "--gpus": args.gpus < 0, "--processes": args.processes < 1}
-    wrong |= {"--hours": args.hours <= 0, "--cpus": args.cpus < 1, "--requeues": args.requeues < 0}
+    wrong |= {
+        "--hours": not 0 < args.hours < math.inf,
+        "--cpus": args.cpus < 1,
+        "--requeues": args.requeues < 0,
+    }
     for flag, is_wrong in wrong.items():
         if is_wrong:
             value = getattr(args, flag.removeprefix("--"))
-            sys.exit(f"error: {flag} is {value}; give more")
-    executor = submitit.AutoExecutor(
-        os.path.abspath(args.folder),
-        cluster="local" if args.local else "slurm",
-        slurm_max_num_timeout=args.requeues,
-    )
+            sys.exit(f"error: {flag} is {value}; give a number that can be, see --help")
+    try:
+        executor = submitit.AutoExecutor(
+            os.path.abspath(args.folder),
+            cluster="local" if args.local else "slurm",
+            slurm_max_num_timeout=args.requeues,
+        )
+    except OSError as error:
+        sys.exit(f"error: --folder {args.folder} cannot be made ({error}); name another")
+    except RuntimeError as error:  # there is no SLURM
+        sys.exit(f"error: {error} --local runs on this machine, without SLURM")
     executor.update_parameters(
         name="mask_former",
         nodes=args.nodes,

@@ -174,3 +174,28 @@ def test_an_activation_that_we_lack_is_refused_by_name(tool: ModuleType, section
 def test_a_folder_without_weights_is_refused(tool: ModuleType, tmp_path: Path):
     with pytest.raises(SystemExit, match=r"has no config\.json, or neither of"):
         tool.main(["from", str(tmp_path), str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "said"),
+    [
+        ("{}", b"", r"cannot read the weights .*model\.safetensors"),
+        ("{", None, r"configuration .*config\.json cannot be read"),
+        ("[]", None, r"config\.json has no backbone_config with a model_type"),
+        ('{"backbone_config": {"model_type": "swin"}}', None, "has no decoder_config with a model"),
+        (
+            '{"backbone_config": {"model_type": "resnet"}, "decoder_config": {"model_type": "a"}}',
+            None,
+            "backbone_config is a resnet without depths, embedding_size, hidden_sizes",
+        ),
+    ],
+)
+def test_a_broken_folder_is_refused(tool: ModuleType, tmp_path: Path, config, weights, said):
+    (tmp_path / "config.json").write_text(config)
+    file = tmp_path / "model.safetensors"
+    if weights is None:
+        pytest.importorskip("safetensors.torch").save_file({"a": torch.zeros(1)}, file)
+    else:
+        file.write_bytes(weights)
+    with pytest.raises(SystemExit, match=said):
+        tool.main(["from", str(tmp_path), str(tmp_path / "out")])

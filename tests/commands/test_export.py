@@ -133,12 +133,26 @@ def test_a_file_that_differs_is_not_kept(tool: ModuleType, weights, tmp_path: Pa
         ),
         (["m.pth", "--format", "torch"], r"ends in \.pt2"),
         (["m.onnx", "--format", "onnx", "--size", "3", "4", "--dynamic"], "not allowed with"),
+        (["m.onnx", "--format", "onnx", "--size", "0", "4"], "'0' is not a whole number >= 1"),
     ],
 )
 def test_arguments_that_contradict_each_other(tool: ModuleType, given, named, capsys):
     with pytest.raises(SystemExit):
         tool.parse_args(["w.pth", *given])
     assert named.replace("\\", "") in capsys.readouterr().err
+
+
+@needs_onnx
+def test_what_is_compared_on_must_be_there_before_the_export(tool, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "write", None)
+    given = arguments(weights, str(tmp_path / "m.onnx"), "--format", "onnx")
+    with pytest.raises(SystemExit, match="data set nonesuch is not registered"):
+        tool.main([*given, "--evaluate", "nonesuch"])
+    with pytest.raises(SystemExit, match="has no pictures"):
+        tool.main([*given, "--precision", "int8", "--calibrate", str(tmp_path)])
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(SystemExit):
+        tool.parse_args(["w.pth", str(tmp_path / "folder.onnx"), "--format", "onnx"])
 
 
 def test_a_loss_of_points_is_refused(tool: ModuleType, capsys):

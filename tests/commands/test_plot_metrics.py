@@ -91,3 +91,9 @@ def test_what_no_training_writes(run, tmp_path, line):
 def test_a_picture_that_cannot_be_written(run, tmp_path, output):
     with pytest.raises(SystemExit, match=f"error: .*{output}"):
         plot_metrics.main([str(run), "--output", str(tmp_path / output)])
+
+
+def test_a_name_without_a_suffix_would_get_another_one(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: .*curves has no suffix, such as \.png"):
+        plot_metrics.main([str(run), "--output", str(tmp_path / "curves")])
+    assert not list(tmp_path.glob("curves*"))

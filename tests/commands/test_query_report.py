@@ -149,3 +149,11 @@ def test_rows_are_told_most_used_first_and_names_are_escaped(tmp_path):
     assert "a<b" not in written
     assert written.count("<figure>") == 2  # query 0 never had an object
     assert "<td>2</td><td>0</td><td>1</td>" in written  # one picture with two true segments
+
+
+def test_where_the_page_cannot_be_is_told_before_the_work(tool, tmp_path):
+    command = ["none.pth", "--input", str(tmp_path), "--output"]
+    with pytest.raises(SystemExit, match=r"error: --output .* is a folder; name the page"):
+        tool.main([*command, str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"error: a file cannot be read or written: .*/proc/"):
+        tool.main([*command, "/proc/x/queries.html"])

@@ -170,6 +170,10 @@ def test_refusals(tool, run, tmp_path, monkeypatch):
         tool.main([str(tmp_path), str(tmp_path / "o")])
     with pytest.raises(SystemExit, match=r"is the run, whose config\.yaml would be replaced"):
         tool.main([str(run), str(run)])
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").touch()
+    with pytest.raises(SystemExit, match=r"project has a README\.md of something else"):
+        tool.main([str(run), str(tmp_path / "project")])
     old = tmp_path / "old.pth"
     torch.save({"model": {"a": torch.ones(1)}}, old)
     with pytest.raises(

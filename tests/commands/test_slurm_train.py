@@ -95,3 +95,16 @@ def test_without_submitit(monkeypatch):
 
 def test_can_be_executed():
     assert os.access(ROOT / "tools" / "slurm_train.py", os.X_OK)
+
+
+def test_what_submitit_refuses_is_one_sentence(tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="submitit is an extra")
+    monkeypatch.setenv("PATH", str(tmp_path))  # without srun
+    with pytest.raises(SystemExit, match=r"error: Could not detect .*--local runs on this machine"):
+        submit(["--folder", str(tmp_path), "--", "--config-file", "x"])
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(SystemExit, match=r"error: --folder .*file cannot be made .* name another"):
+        submit(["--local", "--folder", str(file)])
+    with pytest.raises(SystemExit, match="error: --hours is nan"):
+        submit(["--local", "--hours", "nan"])

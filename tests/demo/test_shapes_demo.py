@@ -47,11 +47,11 @@ def test_from_nothing_to_the_sheet_and_again(tmp_path: Path) -> None:
 
     record = tmp_path / "data" / "shapes" / "shapes.json"
     written = record.stat().st_mtime_ns
-    failed = run(tmp_path, *TINY, "SOLVER.MAX_ITERS", "3")
+    failed = run(tmp_path, *TINY, "DATASETS.TRAIN", "('none',)")
     assert record.stat().st_mtime_ns == written
     assert "shapes is up to date" in failed.stdout
     assert failed.returncode == 1
-    assert "unknown configuration key SOLVER.MAX_ITERS" in failed.stderr
+    assert "data set none is not registered" in failed.stderr
     assert failed.stderr.splitlines()[-1] == (
         "error: the training ended with exit code 1; see above"
     )
@@ -134,3 +134,23 @@ def test_waiting_threads_sleep(script: str) -> None:
         env["OMP_DISPLAY_ENV"] = "true"
         done = subprocess.run(command, capture_output=True, text=True, env=env)
         assert re.search(rf"OMP_WAIT_POLICY ?= ?'{expected}'", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("opts", "said"),
+    [
+        (["MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False"], "the demo shows panoptic segments of"),
+        (["DATASETS.TEST", "()"], "the demo shows panoptic segments of DATASETS.TEST"),
+        (["OUTPUT_DIR", "x"], "OUTPUT_DIR is set by the demo; name another folder with --output"),
+    ],
+)
+def test_options_that_would_leave_nothing_to_show(tmp_path: Path, opts: list[str], said: str):
+    with pytest.raises(SystemExit, match=f"error: {said}"):
+        shapes_demo.main(["--output", str(tmp_path), *opts])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"a file cannot be read or written: .*file/shapes"):
+        shapes_demo.main(["--output", str(tmp_path / "file")])

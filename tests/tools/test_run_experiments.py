@@ -1,6 +1,12 @@
 """A table: each row trained once by the real command, and read from what that wrote."""
 
+import fcntl
 import json
+import os
+import signal
+import sys
+import threading
+import time
 
 import pytest
 import yaml
@@ -95,9 +101,78 @@ def test_a_run_that_fails_ends_the_table(tool, write, tmp_path):
     assert "SOLVER.OPTIMIZER" in log.read_text()
 
 
+def test_a_run_that_was_killed_in_its_last_evaluation_is_not_finished(
+    tool, write, tmp_path, capsys
+):
+    """Its weights are there, and metrics of an earlier evaluation."""
+    folder = tmp_path / "as_it_is" / "seed3"
+    finished(folder, **{"sem_seg/mIoU": 50.0, "panoptic_seg/PQ": 1.0})
+    with (folder / "metrics.json").open("a") as file:
+        file.write('\n{"iteration": 3, "total_loss": 1.0}\n')
+    tool.main([write(), str(tmp_path), "--print"])
+    assert rows_of(capsys.readouterr().out)[0] == ["as it is", "", "", "0"]
+
+
+def test_a_run_that_still_goes_on_is_not_started_again(tool, write, tmp_path):
+    folder = tmp_path / "as_it_is" / "seed3"
+    folder.mkdir(parents=True)
+    with (folder / "terminal.txt").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(
+            InputError, match=r"as it is, seed 3 is being trained in .*seed3 already"
+        ):
+            tool.main([write(), str(tmp_path)])
+    assert [path.name for path in folder.iterdir()] == ["terminal.txt"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))"),
+        (signal.SIGINT, "time.sleep(1); sys.exit(3)"),  # as the training saves
+    ],
+)
+def test_a_training_may_save_when_the_command_is_ended(tool, tmp_path, number, code):
+    log = tmp_path / "terminal.txt"
+    program = f"import signal, sys, time; print(flush=True); {code}; time.sleep(60)"
+
+    def end() -> None:
+        while not log.stat().st_size:
+            time.sleep(0.05)
+        time.sleep(0.1)
+        os.kill(os.getpid(), number)
+
+    with log.open("w") as file:
+        threading.Thread(target=end).start()
+        assert tool.run_to_end([sys.executable, "-c", program], file) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--rows", "onne"], "--rows onne is in no row of .*: as it is, one, only"),
+        (["SEED", "5"], "as it is: SEED is set for each run"),
+        (["OUTPUT_DIR", "x"], "as it is: OUTPUT_DIR is set for each run"),
+    ],
+)
+def test_wrong_options(tool, write, tmp_path, options, said):
+    with pytest.raises(InputError, match=said):
+        tool.main([write(), str(tmp_path), "--print", *options])
+
+
+def test_a_wrong_pattern(tool, write, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        tool.main([write(), str(tmp_path), "--rows", "(b4"])
+    assert "'(b4' is no regular expression (missing )" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
+        ({"seeds": []}, r"seeds are \[\]; give whole numbers from 0 on"),
+        ({"seeds": [0, "1"]}, r"seeds are \[0, '1'\]; give whole numbers"),
+        ({"rows": {"a": None}}, "the row a is None; give its settings, or {}"),
+        ({"settings": {"OUTPUT_DIR": "x"}}, "as it is: OUTPUT_DIR is set for each run"),
         ({"rows": ["a"]}, r"table\.yaml needs the part rows, a dict"),
         ({"row": {}}, r"table\.yaml has the unknown parts \['row'\]; known: config, seeds"),
         ({"rows": {"a b": {}, "a, b": {}}}, "two rows of .* would have one folder"),

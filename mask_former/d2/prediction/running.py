@@ -48,6 +48,12 @@ def predict(job: Job, source: str, part: Part = WHOLE, rows_of: RowsOf = local_r
     items = find_items(source)
     mine = part.of(items)
     job.output.mkdir(parents=True, exist_ok=True)
+    others = [other for other in parts_in(job.output) if other.number != part.number]
+    if others and part != WHOLE:
+        raise InputError(
+            f"{job.output} has results of --shard {others[0].rank}/{others[0].number}, but this is "
+            f"{part.rank}/{part.number}: give all parts one number, or name another folder"
+        )
     settings = {
         "input": source,
         "weights": job.weights,

@@ -68,7 +68,10 @@ def find_items(source: str) -> list[Item]:
         below = walk(source, (*PICTURES, *VIDEOS, *ARCHIVES))
         files = [(PurePath(path).as_posix(), os.path.join(source, path)) for path in below]
     elif os.path.isfile(source) and Path(source).suffix.lower() in LISTS:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
+        try:
+            lines = Path(source).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source} is no list: {error}; give a text in UTF-8") from error
         files = [(_safe(line), line) for line in map(str.strip, lines) if line]
     elif os.path.isfile(source):
         files = [(os.path.basename(source), source)]

@@ -208,6 +208,8 @@ def test_parts_make_the_whole(make_job, photos, tmp_path):
         merge(job.output)
     assert predict(job, str(photos), Part(1, 3)).pictures == 2
     predict(job, str(photos), Part(0, 3))
+    with pytest.raises(InputError, match="has results of --shard 0/3, but this is 0/2: give all"):
+        predict(job, str(photos), Part(0, 2))
     with pytest.raises(InputError, match="not all pictures of parts 2/3 are done"):
         merge(job.output)
     predict(job, str(photos), Part(2, 3))

@@ -132,3 +132,9 @@ def test_what_is_refused(tmp_path):
         archive.addfile(tarfile.TarInfo("1.jpg"))
     with pytest.raises(InputError, match=r"2 pictures whose name is a/1"):
         find_items(str(tmp_path / "a.tar"))
+
+
+def test_a_list_must_be_text(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"a.jpg\n\xff\n")
+    with pytest.raises(InputError, match=r"list\.txt is no list: .* byte 0xff .* in UTF-8"):
+        find_items(str(tmp_path / "list.txt"))
