@@ -9,7 +9,7 @@ Below ``--output``::
     annotations/{split}/000001.png  index map of class ids, stuff and things (255 would be void)
     panoptic_{split}/000001.png     RGB-coded segment ids
     panoptic_{split}.json           COCO panoptic format; lists the images of the split
-    shapes.json                     seed, image counts and version; written last
+    shapes.json                     seed, counts and version; written last
 
 With ``--num-classes`` above 7 the things are of more classes, each a form in a colour of its own,
 and ``dataset.yaml`` describes them for DATASETS.DESCRIPTIONS: ``shapes60_train`` and so on.
@@ -22,7 +22,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -324,6 +324,12 @@ def write_description(output: Path, categories: Sequence[Category]) -> None:
     write_json(output / "dataset.yaml", {**head, "ignore": [255], "splits": splits})
 
 
+def record_of(seed: int, counts: dict[str, int], num_classes: int) -> dict[str, Any]:
+    """What tells one data set from another: the content of ``shapes.json``."""
+    numbers = {"num_images": counts, "num_classes": num_classes}
+    return {"version": VERSION, "seed": seed, **numbers}
+
+
 def prepare(output: Path, seed: int, counts: dict[str, int], num_classes: int = 7) -> None:
     """Writes the whole data set over whatever an earlier run left in ``output``.
 
@@ -340,7 +346,7 @@ def prepare(output: Path, seed: int, counts: dict[str, int], num_classes: int = 
         write_split(output, split, counts[split], seed, categories)
     if num_classes > 7:
         write_description(output, categories)
-    write_json(record, {"version": VERSION, "seed": seed, "num_images": counts})
+    write_json(record, record_of(seed, counts, num_classes))
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

@@ -108,7 +108,7 @@ def prepare_data(folder: Path, args: argparse.Namespace) -> None:
     command = [f"--output={folder}", f"--seed={args.seed}", *given]
     wanted = prepare_shapes.parse_args(command)
     num_images = {split: getattr(wanted, f"num_{split}") for split in prepare_shapes.SPLITS}
-    record = {"version": prepare_shapes.VERSION, "seed": wanted.seed, "num_images": num_images}
+    record = prepare_shapes.record_of(wanted.seed, num_images, wanted.num_classes)
     path = folder / "shapes.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == record:
         print(f"{folder} is up to date")

@@ -196,7 +196,8 @@ def test_record_tells_seed_counts_and_version(tmp_path: Path) -> None:
     prepare_shapes.main(["--output", str(tmp_path), "--seed", "7", *FEW])
     record = json.loads((tmp_path / "shapes.json").read_text())
     counts = {"train": 3, "val": 2, "dev": 2}
-    assert record == {"version": prepare_shapes.VERSION, "seed": 7, "num_images": counts}
+    numbers = {"num_images": counts, "num_classes": 7}
+    assert record == {"version": prepare_shapes.VERSION, "seed": 7, **numbers}
 
 
 @pytest.mark.parametrize("count", [8, 67])

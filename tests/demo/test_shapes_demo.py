@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mask_former.commands import shapes_demo
+from mask_former.commands import prepare_shapes, shapes_demo
 from mask_former.d2.config import load_config
 from mask_former.d2.data.reading import rgb_to_id
 from mask_former.demo.predictor import VisualizationDemo
@@ -100,6 +100,9 @@ def test_draws_again_what_has_changed(tmp_path: Path) -> None:
     assert prepare("--num-val", "2")["num_images"]["val"] == 2
     (folder / "shapes.json").unlink()  # as an interrupted run leaves it
     assert prepare("--num-val", "2")["num_images"]["val"] == 2
+    more = ["--num-train", "1", "--num-val", "1", "--num-classes", "20"]
+    prepare_shapes.main(["--output", str(folder), *more])  # that of someone's own
+    assert prepare()["num_classes"] == 7
 
 
 def test_table() -> None:
