@@ -12,7 +12,6 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog
@@ -27,6 +26,7 @@ from ..d2.data.reading import read_picture
 from ..d2.errors import InputError
 from ..d2.predictor import load_predictor
 from ..d2.query_usage import ask, count
+from ..d2.run.files import require_writable
 from ..d2.visualization.inspection import inspectable, passed_whole
 from ..d2.visualization.query_report import query_text, write_query_report
 from ..d2.visualization.regions import class_metadata
@@ -94,12 +94,11 @@ def check_output(file: Path) -> None:
     """Makes the folder of the page, and sees before all the work whether one can write there.
 
     Raises:
-        InputError: the page is a folder.
+        InputError: one cannot, or the page is a folder.
     """
     if file.is_dir():
         raise InputError(f"--output {file} is a folder; name the page to write in it")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    TemporaryFile(dir=file.parent).close()
+    require_writable(str(file.parent), "the folder of --output")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -155,5 +155,5 @@ def test_where_the_page_cannot_be_is_told_before_the_work(tool, tmp_path):
     command = ["none.pth", "--input", str(tmp_path), "--output"]
     with pytest.raises(SystemExit, match=r"error: --output .* is a folder; name the page"):
         tool.main([*command, str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"error: a file cannot be read or written: .*/proc/"):
+    with pytest.raises(SystemExit, match="the folder of --output is '/proc/x', where no file"):
         tool.main([*command, "/proc/x/queries.html"])

@@ -128,13 +128,14 @@ def test_a_run_that_still_goes_on_is_not_started_again(tool, write, tmp_path):
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        (signal.SIGTERM, "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))"),
-        (signal.SIGINT, "time.sleep(1); sys.exit(3)"),  # as the training saves
+        (signal.SIGTERM, "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); ready()"),
+        (signal.SIGINT, "ready(); time.sleep(1); sys.exit(3)"),  # as the training saves
     ],
 )
 def test_a_training_may_save_when_the_command_is_ended(tool, tmp_path, number, code):
     log = tmp_path / "terminal.txt"
-    program = f"import signal, sys, time; print(flush=True); {code}; time.sleep(60)"
+    begin = "import signal, sys, time; ready = lambda: print(flush=True)"
+    program = f"{begin}; {code}; time.sleep(60)"
 
     def end() -> None:
         while not log.stat().st_size:

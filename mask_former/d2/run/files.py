@@ -13,8 +13,12 @@ from ..errors import InputError
 _UNFINISHED = ".unfinished"
 
 
-def require_writable(folder: str) -> None:
+def require_writable(folder: str, setting: str = "OUTPUT_DIR") -> None:
     """Makes a folder, unless it is there, and writes a file in it to see whether one can.
+
+    Args:
+        folder: its path.
+        setting: what names it, for the sentence.
 
     Raises:
         InputError: one cannot.
@@ -26,7 +30,7 @@ def require_writable(folder: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"OUTPUT_DIR is {folder!r}, where no file can be written: {reason}; name a folder that "
+            f"{setting} is {folder!r}, where no file can be written: {reason}; name a folder that "
             "can be written to"
         ) from error
 
